@@ -1,0 +1,45 @@
+# One .venv serves every target. `make run` and `make test` install what they need first.
+PYTHON ?= python3.11
+BIN := .venv/bin
+.PHONY: run test test-slow check bench dev wheel study-camvid clean
+
+run: dev
+	$(BIN)/edgesmith run street --out runs/street
+
+test: dev
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-slow: dev
+	$(BIN)/pytest -m "slow and not gpu"
+
+check: dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: dev
+	$(BIN)/python bench/enlarge.py
+	$(BIN)/python bench/frame_loop.py
+	$(BIN)/python bench/train_step.py
+
+study-camvid: dev
+	$(BIN)/python bench/study_camvid.py
+
+dev: .venv/installed .dev/edgesmith
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+# The package is the repository's root: this link lets mypy and pyright see it under its import name.
+.dev/edgesmith:
+	mkdir -p .dev
+	ln -sfn .. .dev/edgesmith
+
+wheel: dev
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+
+clean:
+	rm -rf .venv .dev build dist *.egg-info

@@ -1,0 +1,373 @@
+"""The artefact that a device receives: a folder that says what it holds and proves it.
+
+    model.onnx         the graph: frame uint8 (H, W, 3) -> labels uint8 (H, W)
+    meta.json          its contract (see meta.py)
+    provenance.json    where it came from
+    golden/            000.png, a frame; 000.mask.png, the labels that torch gave it; and so on
+    engines/<key>/     engine.json, and engine.plan where the backend has one
+    manifest.json      size and SHA-256 of each file above, and a digest over that table
+
+manifest.json has one canonical form, so that a changed byte shows even where it would not change the meaning.
+`artifact.json`, the pipeline's sidecar, may lie beside them; it is no part of the bundle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesmith.deploy.engines import Engine, open_engine
+from edgesmith.deploy.files import payload_files, read_json, sha256_file, sha256_json, write_text
+from edgesmith.deploy.meta import EngineRecord, Meta, Parity, is_sha256
+
+__all__ = [
+    "Bundle",
+    "EngineRecord",
+    "GoldenCheck",
+    "GoldenFrame",
+    "Meta",
+    "Parity",
+    "Problem",
+    "check_golden",
+    "find_problems",
+    "in_colour_order",
+    "write_manifest",
+]  # fmt: skip
+
+MANIFEST = "manifest.json"
+SIDECAR = "artifact.json"
+GRAPH = "model.onnx"
+META = "meta.json"
+REQUIRED = (GRAPH, META, "provenance.json")
+GOLDEN_AGREEMENT = 0.999
+
+
+class FileEntry(NamedTuple):
+    """What the manifest says of one file."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a bundle."""
+
+    file: str
+    """Path inside the bundle."""
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}"
+
+
+class GoldenFrame(NamedTuple):
+    """A frame with the labels that torch gave it when the graph was exported."""
+
+    name: str
+    frame: NDArray[np.uint8]
+    """(H, W, 3), RGB."""
+    mask: NDArray[np.uint8]
+    """(H, W), class indices."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. `Bundle.open` reads its structure; `verify` proves its bytes."""
+
+    folder: Path
+    meta: Meta
+    files: dict[str, FileEntry]
+    """The manifest, by relative path."""
+    engines: dict[str, EngineRecord]
+    """By engine key."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Bundle:
+        """Read meta.json, manifest.json and the engine records. Cheap: the files' digests are left to `verify`.
+
+        Raises FileNotFoundError when there is no bundle, ValueError naming file and field when one is malformed.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not a folder; a bundle is one")
+        if not (folder / MANIFEST).is_file():
+            raise FileNotFoundError(f"{folder} is not a bundle: it has no {MANIFEST}; `edgesmith build` makes bundles")
+        files = _read_manifest(folder)
+        _require_files(folder, files)
+        return cls(folder, Meta.read(folder / META), files, _read_records(folder, files))
+
+    def problems(self) -> list[Problem]:
+        """All that is wrong with the bundle's files as they are now on the disk; empty when it is intact."""
+        return find_problems(self.folder)
+
+    def verify(self) -> None:
+        """Raise ValueError naming every damaged, missing and unlisted file; return when every byte is as it was written."""
+        if problems := self.problems():
+            listed = "; ".join(str(p) for p in problems)
+            raise ValueError(f"{self.folder} is not the bundle that was written: {listed}")
+
+    def golden(self) -> Iterator[GoldenFrame]:
+        """The golden frames in order of their names. Raises ValueError naming the file that cannot be read.
+
+        Raises ImportError when OpenCV is missing.
+        """
+        for name in self.golden_names():
+            image, mask = (f"golden/{name}{end}" for end in (".png", ".mask.png"))
+            frame, labels = _read_png(self.folder / image, True), _read_png(self.folder / mask, False)
+            for file, pixels in ((image, frame), (mask, labels)):
+                if pixels.shape[:2] != self.meta.frame_hw:
+                    raise ValueError(f"{self.folder / file} is {pixels.shape[:2]} pixels; frame_hw is {self.meta.frame_hw}")
+            if labels.max() >= len(self.meta.classes):
+                raise ValueError(
+                    f"{self.folder / mask} holds label {labels.max()}, but there are {len(self.meta.classes)} classes"
+                )
+            yield GoldenFrame(name, frame, labels)
+
+    def golden_names(self) -> list[str]:
+        """Names of the golden frames. Raises ValueError when a frame lacks its mask or a mask its frame."""
+        return _golden_names(self.folder, self.files)
+
+    def engine(self, backend: str | None = None) -> Engine:
+        """Open the engine of `backend`, or, by default, the one that needs least of the machine: ONNX Runtime if built.
+
+        The graph, the record and the plan are checked against the manifest first.
+        Raises ValueError when the bundle has no such engine or its files are damaged, ImportError when the backend is
+        not installed, RuntimeError when this machine cannot run it.
+        """
+        record = self._record(backend)
+        folder = self.folder / "engines" / record.key
+        for name in (GRAPH, META, *(n for n in self.files if n.startswith(f"engines/{record.key}/"))):
+            if problem := _damage(self.folder, name, self.files[name]):
+                raise ValueError(f"{self.folder} is not the bundle that was written: {problem}")
+        if record.graph_sha256 != self.files[GRAPH].sha256:
+            raise ValueError(f"{folder}/engine.json: graph_sha256 is not that of {GRAPH}; build the engine again")
+        return open_engine(record.backend, self.folder / GRAPH, folder, self.meta.frame_hw, self.meta.precision)
+
+    def _record(self, backend: str | None) -> EngineRecord:
+        found = [r for _, r in sorted(self.engines.items()) if backend in (None, r.backend)]
+        if not found:
+            held = ", ".join(sorted({r.backend for r in self.engines.values()})) or "none"
+            raise ValueError(f"{self.folder} has no engine for backend {backend!r}; it has: {held}")
+        return min(found, key=lambda r: r.backend != "onnxruntime")
+
+
+@dataclass(frozen=True)
+class GoldenCheck:
+    """How an engine did on a bundle's golden frames."""
+
+    frames: int
+    agreement: float
+    """Part of all pixels that have torch's label, 0 to 1."""
+    worst: str
+    """The frame with the least agreement."""
+    worst_agreement: float
+    threshold: float = GOLDEN_AGREEMENT
+
+    @property
+    def passed(self) -> bool:
+        return self.agreement >= self.threshold
+
+
+def check_golden(bundle: Bundle, engine: Engine) -> GoldenCheck:
+    """Run the golden frames through `engine` and compare with torch's masks.
+
+    999 pixels in 1000 must agree, not all: the engine adds the same products in another order, so that logits differ in
+    their last bits, and where two classes tie to within that the label may fall either way, pixel by pixel along borders.
+    What this is to catch (channels swapped, another normalisation, a resize with other coordinates) changes far more.
+
+    Raises ValueError when the bundle has no golden frames or one cannot be read.
+    """
+    by_frame = {
+        name: float(np.mean(engine.infer(in_colour_order(frame, bundle.meta.colour_order)) == mask))
+        for name, frame, mask in bundle.golden()
+    }
+    if not by_frame:
+        raise ValueError(f"{bundle.folder} has no golden frames to check an engine with")
+    worst = min(by_frame, key=lambda name: by_frame[name])
+    # All golden frames have one size, so the mean over frames is the mean over pixels.
+    return GoldenCheck(len(by_frame), sum(by_frame.values()) / len(by_frame), worst, by_frame[worst])
+
+
+def in_colour_order(
+    frame: NDArray[np.uint8], order: Literal["bgr", "rgb"], out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """An RGB frame (H, W, 3) with its channels in `order`, C-contiguous, written into `out` where given."""
+    if out is None:
+        out = np.empty(frame.shape, np.uint8)
+    if order == "rgb":
+        np.copyto(out, frame)
+    else:
+        cv2 = _opencv()
+        cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR, dst=out)
+    return out
+
+
+def write_manifest(folder: Path) -> None:
+    """Write `folder`/manifest.json over all files below it. Raises ValueError when something there is no plain file."""
+    names = payload_files(folder, without=(MANIFEST, SIDECAR))
+    entries = {name: FileEntry(sha256_file(folder / name), (folder / name).stat().st_size) for name in names}
+    write_text(folder / MANIFEST, _manifest_text(entries))
+
+
+def find_problems(folder: Path) -> list[Problem]:
+    """All that is wrong with the bundle in `folder`; empty when every byte is what `write_manifest` saw.
+
+    Never raises for what the files hold. Raises FileNotFoundError when `folder` is no folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; a bundle is one")
+    present, problems = _survey(folder)
+    if any(p.file == MANIFEST for p in problems):
+        return problems
+    try:
+        files = _read_manifest(folder)
+    except (ValueError, OSError) as e:
+        return [*problems, Problem(MANIFEST, str(e))]
+    odd = {p.file for p in problems}
+    for name in sorted({*files, *present} - odd - {MANIFEST, SIDECAR}):
+        if name not in files:
+            problems.append(Problem(name, "is not listed in the manifest"))
+        elif problem := _damage(folder, name, files[name]):
+            problems.append(problem)
+    return problems or _malformed(folder, files)
+
+
+def _malformed(folder: Path, files: dict[str, FileEntry]) -> list[Problem]:
+    """The bytes are those that were written; were the right ones written?"""
+    parts: tuple[tuple[str, Callable[[], object]], ...] = (
+        (MANIFEST, lambda: _require_files(folder, files)),
+        (META, lambda: Meta.read(folder / META)),
+        ("engines", lambda: _read_records(folder, files)),
+        ("golden", lambda: _golden_names(folder, files)),
+    )
+    problems = []
+    for name, read in parts:
+        try:
+            read()
+        except (ValueError, OSError) as e:
+            problems.append(Problem(name, str(e)))
+    return problems
+
+
+def _survey(folder: Path) -> tuple[set[str], list[Problem]]:
+    """All files below `folder`, and whatever is neither a plain file nor a folder."""
+    present, problems = set(), []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            problems.append(Problem(name, "is a symbolic link; a bundle holds only plain files"))
+        elif path.is_file():
+            present.add(name)
+        elif not path.is_dir():
+            problems.append(Problem(name, "is not a plain file"))
+    return present, problems
+
+
+def _damage(folder: Path, name: str, entry: FileEntry) -> Problem | None:
+    """What is wrong with one file of the manifest."""
+    path = folder / name
+    if any(p.is_symlink() for p in (path, *path.parents) if p.is_relative_to(folder) and p != folder):
+        return Problem(name, "is or lies behind a symbolic link")
+    if not path.is_file():
+        return Problem(name, "is missing")
+    try:
+        size = path.stat().st_size
+        if size != entry.size_bytes:
+            return Problem(name, f"has {size} bytes; the manifest says {entry.size_bytes}")
+        if sha256_file(path) != entry.sha256:
+            return Problem(name, "was changed: its SHA-256 is not the manifest's")
+    except OSError as e:
+        return Problem(name, f"cannot be read: {e.strerror}")
+    return None
+
+
+def _manifest_text(entries: dict[str, FileEntry]) -> str:
+    """manifest.json in its one form: sorted, one space of indentation, a digest over the table in front of it."""
+    table = {name: {"bytes": e.size_bytes, "sha256": e.sha256} for name, e in entries.items()}
+    value = {"digest": sha256_json({"files": table, "format": 1}), "files": table, "format": 1}
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+def _read_manifest(folder: Path) -> dict[str, FileEntry]:
+    path = folder / MANIFEST
+    value = read_json(path)
+    if not isinstance(value, dict) or set(value) != {"digest", "files", "format"}:
+        raise ValueError(f"{path} must be an object with digest, files and format")
+    if type(value["format"]) is not int or value["format"] != 1:
+        raise ValueError(f"{path}: format is {value['format']!r}; this edgesmith reads 1")
+    if not isinstance(value["files"], dict):
+        raise ValueError(f"{path}: files must be an object")
+    entries = {name: _entry(path, name, entry) for name, entry in value["files"].items()}
+    if path.read_bytes() != _manifest_text(entries).encode():
+        raise ValueError(f"{path} was changed: it is not the text that belongs to its file table")
+    return entries
+
+
+def _entry(path: Path, name: str, entry: Any) -> FileEntry:
+    parts = name.split("/")
+    if name in (MANIFEST, SIDECAR) or "\\" in name or "\0" in name or {"", ".", ".."} & set(parts):
+        raise ValueError(f"{path}: files has the path {name!r}; only relative paths inside the bundle may stand there")
+    if PurePosixPath(name).is_absolute() or not isinstance(entry, dict) or set(entry) != {"bytes", "sha256"}:
+        raise ValueError(f"{path}: files[{name!r}] must be an object with bytes and sha256")
+    if type(entry["bytes"]) is not int or entry["bytes"] < 0 or not is_sha256(entry["sha256"]):
+        raise ValueError(f"{path}: files[{name!r}] must hold a number of bytes and a SHA-256")
+    return FileEntry(entry["sha256"], entry["bytes"])
+
+
+def _golden_names(folder: Path, files: dict[str, FileEntry]) -> list[str]:
+    stems = [n.removeprefix("golden/").removesuffix(".png") for n in files if n.startswith("golden/")]
+    names = {s for s in stems if not s.endswith(".mask")}
+    masked = {s.removesuffix(".mask") for s in stems if s.endswith(".mask")}
+    if names != masked:
+        raise ValueError(f"{folder}/golden: {', '.join(sorted(names ^ masked))} lacks its frame or its mask")
+    return sorted(names)
+
+
+def _require_files(folder: Path, files: dict[str, FileEntry]) -> None:
+    for name in REQUIRED:
+        if name not in files:
+            raise ValueError(f"{folder / MANIFEST}: files lacks {name}, which every bundle has")
+
+
+def _read_records(folder: Path, files: dict[str, FileEntry]) -> dict[str, EngineRecord]:
+    records = {}
+    for name in files:
+        parts = name.split("/")
+        if parts[0] == "engines" and parts[-1] == "engine.json":
+            record = EngineRecord.read(folder / name)
+            if parts != ["engines", record.key, "engine.json"]:
+                raise ValueError(f"{folder / name}: key is {record.key!r}; it must be the name of its folder")
+            records[record.key] = record
+    if not records:
+        raise ValueError(f"{folder / MANIFEST}: files lists no engines/<key>/engine.json; a bundle has at least one engine")
+    return records
+
+
+def _read_png(path: Path, colour: bool) -> NDArray[np.uint8]:
+    cv2 = _opencv()
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    pixels: NDArray[np.uint8] | None = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    wanted = 3 if colour else 2
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != wanted or (colour and pixels.shape[2] != 3):
+        raise ValueError(f"{path} is not an 8-bit {'RGB' if colour else 'single-channel'} PNG")
+    if colour:
+        pixels = np.ascontiguousarray(pixels[:, :, ::-1])  # OpenCV gives BGR
+    return pixels
+
+
+def _opencv() -> ModuleType:
+    try:
+        import cv2
+    except ImportError as e:
+        raise ImportError(
+            f"reading images needs OpenCV, which is not installed ({e}): "
+            "pip install 'edgesmith[cpu]', or on a Jetson apt install python3-opencv"
+        ) from e
+    return cv2

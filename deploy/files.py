@@ -1,0 +1,128 @@
+"""Files that are either whole or absent: written under a temporary name, fsynced, renamed; and the digests that prove it.
+
+Used by every room that writes: bundles here, stages and tables above.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of one file's bytes, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """SHA-256 of a JSON value in its canonical form: sorted keys, no spaces."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def payload_files(folder: Path, without: tuple[str, ...] = ()) -> list[str]:
+    """Relative POSIX paths of all files below `folder`, sorted, less the names in `without`.
+
+    Raises ValueError for anything that is neither a plain file nor a folder (a link could lead outside).
+    """
+    found = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path} is not a plain file; an artifact holds only plain files")
+        if path.is_file() and name not in without:
+            found.append(name)
+    return found
+
+
+def fsync_tree(folder: Path) -> None:
+    """Flush every file and folder below `folder`, and `folder` itself, to the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write one file so that `path` holds either its old content or all of `data`, also after a power loss."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _fsync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`. Raises FileNotFoundError, or ValueError that names the file and the place."""
+    try:
+        return json.loads(path.read_bytes().decode())
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path} is not JSON: byte {e.start} is not UTF-8") from None
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{path} is not JSON: line {e.lineno}, column {e.colno}: {e.msg}") from None
+
+
+@contextlib.contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `final`; when the block ends without an error it becomes `final`.
+
+    What lay at `final` before is replaced only then; when the block raises, it is untouched.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        fsync_tree(temporary)
+        if final.exists():
+            replaced = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".old", dir=final.parent))
+            os.replace(final, replaced / "was")
+            os.replace(temporary, final)
+            shutil.rmtree(replaced)
+        else:
+            os.replace(temporary, final)
+        _fsync_folder(final.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _fsync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,263 @@
+"""The contract of a bundle's graph: meta.json and engine.json as checked, frozen data.
+
+`from_json` takes nothing on trust: these files cross from one machine to another, and a wrong value here labels every
+frame wrongly without an error anywhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+from edgesmith.deploy.files import read_json
+
+T = TypeVar("T")
+
+FORMAT = 1
+VOID = 255
+_MAX_SIDE = 16384
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the exported graph's logits are from torch's, measured at export."""
+
+    max_abs_diff: float
+    max_abs_logit: float
+    relative: float
+    """max_abs_diff / max_abs_logit."""
+    label_agreement: float
+    """Part of pixels with the same label, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Meta:
+    """meta.json: what the graph takes, what it returns, and what the labels mean."""
+
+    frame_hw: tuple[int, int]
+    """Height and width in pixels of the frames that the graph takes and of its label maps."""
+    input_hw: tuple[int, int]
+    """Size at which the network inside runs."""
+    layout: Literal["HWC"]
+    colour_order: Literal["bgr", "rgb"]
+    """Order of the channels in the frames that the graph takes."""
+    mean: tuple[float, float, float]
+    """Of RGB in [0, 1]; the graph itself normalises."""
+    std: tuple[float, float, float]
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    """RGB, one for each class."""
+    ignore_index: int
+    precision: str
+    plugins: tuple[str, ...]
+    opset: int
+    parity: Parity
+
+    @classmethod
+    def read(cls, path: Path) -> Meta:
+        """Raises FileNotFoundError, or ValueError naming the file and the field."""
+        return cls.from_json(read_json(path), path)
+
+    @classmethod
+    def from_json(cls, value: Any, source: Path | str = "meta.json") -> Meta:
+        """Check every value. Raises ValueError naming `source` (the file), the field, the value and what it must be."""
+        f = _Fields(value, str(source))
+        f.one_of("format", (FORMAT,))
+        classes = f.names("classes", 1, VOID)
+        meta = cls(
+            frame_hw=f.size("frame_hw"),
+            input_hw=f.size("input_hw"),
+            layout=f.one_of("layout", ("HWC",)),
+            colour_order=f.one_of("colour_order", ("bgr", "rgb")),
+            mean=f.triple("mean", _number, "three numbers"),
+            std=f.triple("std", lambda v: _number(v) and v > 0, "three numbers above 0"),
+            classes=classes,
+            palette=f.palette("palette", len(classes)),
+            ignore_index=f.one_of("ignore_index", (VOID,)),
+            precision=f.text("precision"),
+            plugins=f.names("plugins", 0, 64),
+            opset=f.integer("opset", 1, 99),
+            parity=_parity(f.take("parity"), f"{source}: parity"),
+        )
+        f.done()
+        return meta
+
+    def to_json(self) -> dict[str, Any]:
+        """The value that `from_json` takes."""
+        return {"format": FORMAT, **_listed(asdict(self))}
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """engine.json: which engine lies in a bundle, for which device, and which graph it came from."""
+
+    key: str
+    """Its folder below engines/."""
+    backend: str
+    version: str
+    """Version of the backend's library that built it, or first ran it."""
+    device: str
+    """Device that it was built for, in words."""
+    precision: str
+    graph_sha256: str
+    """SHA-256 of the model.onnx that it came from."""
+    compute_capability: str | None = None
+    """GPU architecture, such as `sm86`; None on a CPU."""
+    plan_bytes: int | None = None
+    """Size of engine.plan; None where the backend runs the graph itself."""
+
+    @classmethod
+    def read(cls, path: Path) -> EngineRecord:
+        """Raises FileNotFoundError, or ValueError naming the file and the field."""
+        return cls.from_json(read_json(path), path)
+
+    @classmethod
+    def from_json(cls, value: Any, source: Path | str = "engine.json") -> EngineRecord:
+        """Check every value. Raises ValueError naming `source`, the field, the value and what it must be."""
+        f = _Fields(value, str(source))
+        f.one_of("format", (FORMAT,))
+        record = cls(
+            key=f.text("key"),
+            backend=f.text("backend"),
+            version=f.text("version"),
+            device=f.text("device"),
+            precision=f.text("precision"),
+            graph_sha256=f.sha256("graph_sha256"),
+            compute_capability=f.optional("compute_capability", f.text),
+            plan_bytes=f.optional("plan_bytes", lambda name: f.integer(name, 1, 1 << 40)),
+        )
+        f.done()
+        return record
+
+    def to_json(self) -> dict[str, Any]:
+        """The value that `from_json` takes."""
+        return {"format": FORMAT, **asdict(self)}
+
+
+class _Fields:
+    """Takes the fields of one JSON object, each checked, and refuses what is left over."""
+
+    def __init__(self, value: Any, source: str) -> None:
+        self._source = source
+        if not isinstance(value, dict):
+            raise ValueError(f"{source} is {_short(value)}; it must be a JSON object")
+        self._left: dict[str, Any] = dict(value)
+        self._all: dict[str, Any] = value
+
+    def refuse(self, name: str, must_be: str) -> NoReturn:
+        raise ValueError(f"{self._source}: {name} is {_short(self._all.get(name))}; it must be {must_be}")
+
+    def take(self, name: str) -> Any:
+        if name not in self._all:
+            raise ValueError(f"{self._source}: {name} is missing")
+        self._left.pop(name, None)
+        return self._all[name]
+
+    def done(self) -> None:
+        if self._left:
+            raise ValueError(f"{self._source}: unknown field {', '.join(sorted(self._left))}")
+
+    def optional(self, name: str, read: Callable[[str], T]) -> T | None:
+        return None if self.take(name) is None else read(name)
+
+    def one_of(self, name: str, allowed: tuple[T, ...]) -> T:
+        value = self.take(name)
+        found = [option for option in allowed if type(value) is type(option) and value == option]
+        if not found:
+            self.refuse(name, " or ".join(repr(a) for a in allowed))
+        return found[0]
+
+    def text(self, name: str) -> str:
+        value = self.take(name)
+        if not isinstance(value, str) or not value or not value.isprintable():
+            self.refuse(name, "a non-empty text")
+        return value
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        value = self.take(name)
+        if not _integer(value, low, high):
+            self.refuse(name, f"an integer from {low} to {high}")
+        return int(value)
+
+    def size(self, name: str) -> tuple[int, int]:
+        value = self.take(name)
+        if not (isinstance(value, list) and len(value) == 2 and all(_integer(v, 1, _MAX_SIDE) for v in value)):
+            self.refuse(name, f"[height, width], integers from 1 to {_MAX_SIDE}")
+        return value[0], value[1]
+
+    def triple(self, name: str, valid: Callable[[Any], bool], must_be: str) -> tuple[float, float, float]:
+        value = self.take(name)
+        if not (isinstance(value, list) and len(value) == 3 and all(valid(v) for v in value)):
+            self.refuse(name, must_be)
+        return float(value[0]), float(value[1]), float(value[2])
+
+    def names(self, name: str, low: int, high: int) -> tuple[str, ...]:
+        value = self.take(name)
+        if not (isinstance(value, list) and low <= len(value) <= high and all(isinstance(v, str) and v for v in value)):
+            self.refuse(name, f"a list of {low} to {high} names")
+        if len(set(value)) != len(value):
+            self.refuse(name, "a list of different names")
+        return tuple(value)
+
+    def palette(self, name: str, count: int) -> tuple[tuple[int, int, int], ...]:
+        def colour(v: Any) -> bool:
+            return isinstance(v, list) and len(v) == 3 and all(_integer(c, 0, 255) for c in v)
+
+        value = self.take(name)
+        if not (isinstance(value, list) and len(value) == count and all(colour(v) for v in value)):
+            self.refuse(name, f"{count} colours, one for each class, [red, green, blue] from 0 to 255")
+        return tuple((r, g, b) for r, g, b in value)
+
+    def sha256(self, name: str) -> str:
+        value = self.take(name)
+        if not is_sha256(value):
+            self.refuse(name, "a SHA-256, 64 lower-case hexadecimal digits")
+        return str(value)
+
+
+def _parity(value: Any, source: str) -> Parity:
+    f = _Fields(value, source)
+
+    def amount(name: str, high: float) -> float:
+        v = f.take(name)
+        if not (_number(v) and 0 <= v <= high):
+            f.refuse(name, "a number of at least 0" if math.isinf(high) else f"a number from 0 to {high:g}")
+        return float(v)
+
+    parity = Parity(
+        amount("max_abs_diff", math.inf),
+        amount("max_abs_logit", math.inf),
+        amount("relative", math.inf),
+        amount("label_agreement", 1),
+    )
+    f.done()
+    return parity
+
+
+def is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _integer(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high  # not bool, which is an int to isinstance
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300 and not math.isnan(value)
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, as JSON has them."""
+    if isinstance(value, dict):
+        return {k: _listed(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_listed(v) for v in value]
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

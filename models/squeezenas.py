@@ -1,0 +1,174 @@
+"""SqueezeNAS (Shaw, Hunter, Iandola, Sidhu, 2019): inverted residual encoders with an LR-ASPP or ASPP decoder.
+
+Follows the authors' released networks where the paper leaves things out or contradicts them:
+
+* Blocks with e = 1 keep their expansion convolution; grouped 1x1 convolutions are not followed by a channel shuffle.
+* The pool of LR-ASPP is 49x49 with stride (16, 20), which needs a 1/16 map of at least 49x49. On smaller maps the released
+  network fails; here the pool is then the mean over the whole map. A graph has one input size, so there the choice is made
+  when it is built; a torch module follows the size of each input.
+* Feature maps are enlarged to the size of the map that they meet rather than by a fixed factor, so any input of at least
+  64x64 pixels works. At multiples of 16 this is the released network.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgesmith.models.arch import Arch, InvertedResidual, Segmentation, SqueezeNas
+
+LRASPP_POOL = 49
+LRASPP_POOL_STRIDE = (16, 20)
+ASPP_RATES = (6, 12, 18)
+ASPP_LOW_WIDTH = 32
+
+
+def build(arch: Arch, task: Segmentation) -> SqueezeNasModule:
+    if not isinstance(arch, SqueezeNas):
+        raise TypeError(f"{type(arch).__name__} is not a SqueezeNas architecture")
+    return SqueezeNasModule(arch, task)
+
+
+def conv_bn_relu(cin: int, cout: int, kernel: int, *, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Sequential:
+    """Bias-free convolution of "same" padding, batch norm, ReLU."""
+    padding = dilation * (kernel - 1) // 2
+    conv = nn.Conv2d(cin, cout, kernel, stride, padding, dilation, groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(cout), nn.ReLU(inplace=True))
+
+
+class MbConv(nn.Module):
+    """Inverted residual block (Figure 2): 1x1 expansion, depthwise kxk, linear 1x1; residual where the shapes allow it."""
+
+    def __init__(self, cin: int, block: InvertedResidual) -> None:
+        super().__init__()
+        inner = cin * block.expand
+        self.expand = conv_bn_relu(cin, inner, 1, groups=block.groups)
+        self.depthwise = conv_bn_relu(inner, inner, block.kernel, stride=block.stride, dilation=block.dilation, groups=inner)
+        self.project = nn.Sequential(
+            nn.Conv2d(inner, block.width, 1, groups=block.groups, bias=False), nn.BatchNorm2d(block.width)
+        )
+        self.residual = block.stride == 1 and cin == block.width
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.residual else y
+
+
+class Reduce(nn.Module):
+    """A skip that changes the width or halves the map.
+
+    Stride 1: ReLU, 1x1, BN. Stride 2: ReLU, then two 1x1 convolutions of stride 2, the second on the map shifted by one pixel.
+    """
+
+    def __init__(self, cin: int, block: InvertedResidual) -> None:
+        super().__init__()
+        self.stride = block.stride
+        widths = (block.width,) if block.stride == 1 else (block.width - block.width // 2, block.width // 2)
+        self.parts = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(cin, w, 1, block.stride, bias=False), nn.BatchNorm2d(w)) for w in widths
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        if self.stride == 1:
+            return self.parts[0](x)  # type: ignore[no-any-return]
+        shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
+        return torch.cat([self.parts[0](x), self.parts[1](shifted)], 1)
+
+
+def _block(cin: int, block: InvertedResidual) -> nn.Module:
+    if block.op == "mbconv":
+        return MbConv(cin, block)
+    return nn.Identity() if block.stride == 1 and cin == block.width else Reduce(cin, block)
+
+
+class LrAspp(nn.Module):
+    """Lite R-ASPP decoder (MobileNetV3, as SqueezeNAS uses it): logits at the size of the low-level map."""
+
+    def __init__(self, cin: int, low: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.value = conv_bn_relu(cin, width, 1)
+        self.gate = nn.Conv2d(cin, width, 1)
+        self.high_classifier = nn.Conv2d(width, classes, 1)
+        self.low_classifier = nn.Conv2d(low, classes, 1)
+
+    def forward(self, x: Tensor, low: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits, and the deep features' share of them."""
+        # x (N, C, H/16, W/16), low (N, C', H/8, W/8)
+        if min(x.shape[-2:]) >= LRASPP_POOL:
+            gate = torch.sigmoid(self.gate(F.avg_pool2d(x, LRASPP_POOL, LRASPP_POOL_STRIDE)))
+            gate = F.interpolate(gate, x.shape[-2:], mode="bilinear", align_corners=False)
+        else:
+            gate = torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))  # (N, width, 1, 1), broadcast
+        y = self.value(x) * gate
+        y = F.interpolate(y, low.shape[-2:], mode="bilinear", align_corners=False)  # (N, width, H/8, W/8)
+        high: Tensor = self.high_classifier(y)
+        return high + self.low_classifier(low), high
+
+
+class Aspp(nn.Module):
+    """ASPP with grouped atrous convolutions (section 3.1, after DeepLabV3+): logits at the size of the low-level map."""
+
+    def __init__(self, cin: int, low: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.point = conv_bn_relu(cin, width, 1)
+        self.atrous = nn.ModuleList(conv_bn_relu(cin, width, 3, dilation=r, groups=width) for r in ASPP_RATES)
+        self.merge = conv_bn_relu(width * (1 + len(ASPP_RATES)) + cin, width, 1)
+        self.low = nn.Conv2d(low, ASPP_LOW_WIDTH, 1)
+        joined = width + ASPP_LOW_WIDTH
+        self.refine = conv_bn_relu(joined, joined, 3, groups=joined)
+        self.classifier = nn.Conv2d(joined, classes, 1)
+
+    def forward(self, x: Tensor, low: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits, and None: no part of them stands alone."""
+        # x (N, C, H/16, W/16), low (N, C', H/4, W/4)
+        mean = x.mean((2, 3), keepdim=True).expand_as(x)
+        y = self.merge(torch.cat([self.point(x), *(branch(x) for branch in self.atrous), mean], 1))
+        y = F.interpolate(y, low.shape[-2:], mode="bilinear", align_corners=True)  # (N, width, H/4, W/4)
+        return self.classifier(self.refine(torch.cat([y, self.low(low)], 1))), None
+
+
+class SqueezeNasModule(nn.Module):
+    """A SqueezeNAS network. Forward: normalised (N, 3, H, W), H and W at least 64 -> logits (N, classes, H, W)."""
+
+    enlarge_align_corners = True
+    """How `forward` enlarges `low_logits` to the input's size: bilinear, corners aligned."""
+
+    def __init__(self, arch: SqueezeNas, task: Segmentation) -> None:
+        super().__init__()
+        self.low_level_block = arch.low_level_block
+        self.stem = conv_bn_relu(3, arch.stem_width, 3, stride=2)
+        widths = [arch.stem_width, *(b.width for b in arch.blocks)]
+        self.blocks = nn.ModuleList(_block(cin, b) for cin, b in zip(widths, arch.blocks, strict=False))
+        self.neck = nn.Identity() if arch.neck_width is None else conv_bn_relu(widths[-1], arch.neck_width, 1)
+        decoder = {"lraspp": LrAspp, "aspp": Aspp}[arch.decoder]
+        low_width = arch.blocks[arch.low_level_block].width
+        self.decoder = decoder(arch.neck_width or widths[-1], low_width, arch.decoder_width, task.classes)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
+
+    def low_logits(self, x: Tensor) -> Tensor:
+        """Logits before the last enlargement: (N, classes, H/8, W/8) with LR-ASPP, (N, classes, H/4, W/4) with ASPP."""
+        return self._decode(x)[0]
+
+    def train_logits(self, x: Tensor) -> tuple[Tensor, ...]:
+        """`low_logits`, then what auxiliary losses may be put on: with LR-ASPP the deep features' share of the logits."""
+        logits, deep = self._decode(x)
+        return (logits,) if deep is None else (logits, deep)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.low_logits(x)
+        return F.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=self.enlarge_align_corners)
+
+    def _decode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        x = self.stem(x)  # (N, C, H/2, W/2)
+        low = x
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i == self.low_level_block:
+                low = x
+        return self.decoder(self.neck(x), low)  # type: ignore[no-any-return]

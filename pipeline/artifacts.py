@@ -1,0 +1,168 @@
+"""What stages hand on: folders with a sidecar.
+
+An artifact's *content digest* covers its payload files; the sidecar `artifact.json` beside them holds how it was made:
+stage, configuration, key, parents, tool versions, seed, wall time. Whether it is up to date is decided by the key alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import edgesmith
+from edgesmith.deploy.files import new_folder, payload_files, read_json, sha256_file, sha256_json, write_json
+
+SIDECAR = "artifact.json"
+TOOLS = ("numpy", "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "opencv-python-headless", "tensorrt-rtx")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished folder. `open` reads one that lies on disk and checks it against its sidecar."""
+
+    path: Path
+    kind: ClassVar[str]
+
+    @cached_property
+    def digest(self) -> str:
+        """Content digest: SHA-256 over the names and bytes of the payload files (hexadecimal)."""
+        return content_digest(self.path)
+
+    @cached_property
+    def sidecar(self) -> dict[str, Any]:
+        """`artifact.json` as a dictionary. Raises FileNotFoundError or ValueError."""
+        value = read_json(self.path / SIDECAR)
+        if not isinstance(value, dict) or not {"kind", "digest", "key"} <= set(value):
+            raise ValueError(f"{self.path / SIDECAR} is not the sidecar of an artifact: it needs kind, digest and key")
+        return value
+
+    def check(self) -> None:
+        """Raise ValueError naming the folder when it is of another kind or its payload is not what its stage wrote."""
+        if self.sidecar["kind"] != self.kind:
+            raise ValueError(f"{self.path} holds an artifact of kind {self.sidecar['kind']!r}, not {self.kind!r}")
+        if self.sidecar["digest"] != self.digest:
+            raise ValueError(f"{self.path} was changed after it was written ({self._changed()}); make it again")
+
+    def _changed(self) -> str:
+        known = self.sidecar.get("files", {})
+        now = file_digests(self.path)
+        names = sorted(n for n in {*known, *now} if known.get(n) != now.get(n))
+        return f"{', '.join(names) or 'its sidecar'} differs"
+
+
+@dataclass(frozen=True)
+class Architecture(Artifact):
+    """A chosen or found architecture: arch.json."""
+
+    kind: ClassVar[str] = "architecture"
+
+
+@dataclass(frozen=True)
+class Weights(Artifact):
+    """A trained or imported network: model.json and safetensors files."""
+
+    kind: ClassVar[str] = "weights"
+
+
+@dataclass(frozen=True)
+class OnnxModel(Artifact):
+    """A static graph from frame to label map, with its contract (meta.json) and golden frames."""
+
+    kind: ClassVar[str] = "onnx"
+
+
+@dataclass(frozen=True)
+class BundleFolder(Artifact):
+    """What a device receives; read on the device by `edgesmith.deploy.bundle.Bundle`."""
+
+    kind: ClassVar[str] = "bundle"
+
+
+@dataclass(frozen=True)
+class Validation(Artifact):
+    """What an engine was measured to do over a split: validation.json."""
+
+    kind: ClassVar[str] = "validation"
+
+
+KINDS: tuple[type[Artifact], ...] = (Architecture, Weights, OnnxModel, BundleFolder, Validation)
+
+A = TypeVar("A", bound=Artifact)
+
+
+def open_artifact(kind: type[A], path: Path) -> A:
+    """The artifact at `path`, checked. Raises FileNotFoundError, or ValueError saying what is wrong and what to do."""
+    if not (path / SIDECAR).is_file():
+        raise FileNotFoundError(f"{path} is not an artifact folder: it has no {SIDECAR}")
+    artifact = kind(path)
+    artifact.check()
+    return artifact
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each payload file below `folder`, by relative path."""
+    return {name: sha256_file(folder / name) for name in payload_files(folder, without=(SIDECAR,))}
+
+
+def content_digest(folder: Path) -> str:
+    return sha256_json(file_digests(folder))
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that results depend on, as installed."""
+    versions = {"edgesmith": edgesmith.__version__, "python": platform.python_version()}
+    for name in TOOLS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _silent(event: str, **fields: Any) -> None:
+    """Drop an event: the log of a stage that runs alone."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one stage puts its artifact. Not part of its configuration: the same work in another place is the same work."""
+
+    out: Path
+    """The artifact's folder."""
+    key: str = ""
+    """The stage's key for its inputs (see stage.py)."""
+    scratch: Path | None = None
+    """A folder that outlives a kill, for what a long stage needs to go on; None when it is not to resume."""
+    log: Callable[..., None] = _silent
+    """Called as log(event, **fields) for whatever a person or a report may want to follow."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The stage's configuration as it stands in the sidecar."""
+
+    @contextlib.contextmanager
+    def writing(self, kind: type[Artifact], parents: Sequence[Artifact] = (), **notes: Any) -> Iterator[Path]:
+        """Yield a temporary folder; when the block ends, add the sidecar, flush all to disk, rename it to `out`.
+
+        `notes` (seed, device and the like) go into the sidecar.
+        """
+        start = time.monotonic()
+        with new_folder(self.out) as folder:
+            yield folder
+            files = file_digests(folder)
+            sidecar = {
+                "kind": kind.kind,
+                "key": self.key,
+                "digest": sha256_json(files),
+                "files": files,
+                **self.config,
+                "parents": [{"kind": p.kind, "digest": p.digest} for p in parents],
+                "tools": tool_versions(),
+                **notes,
+                "seconds": round(time.monotonic() - start, 3),
+                "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            }
+            write_json(folder / SIDECAR, sidecar)

@@ -1,0 +1,376 @@
+"""The training loop. Its state after each step is a function of configuration, data and initial weights alone.
+
+So a training that is killed at any moment goes on from its last checkpoint to the same weights, bit for bit on a CPU:
+batches depend on (seed, epoch, index) only, and a checkpoint holds weights, moving average, batch norm statistics, optimizer
+state, best weights, random state, history and place, in one file that is replaced atomically.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from edgesmith import models
+from edgesmith.deploy.files import write_bytes, write_json
+from edgesmith.models.arch import Arch, Segmentation
+from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, model_json, read_model
+from edgesmith.models.weights import load_into, read_tensors, tensor_bytes, transfer
+from . import losses
+from .artifacts import Architecture, Slot, Weights
+from .data.augment import Cached
+from .data.dataset import LabelSet, Split
+from .data.spec import open_split
+from .derive import read_architecture
+from .loader import Batch, Batches
+from .metrics import ConfusionMatrix
+from .reference import labels_by_torch
+
+if TYPE_CHECKING:
+    from .train import Train
+
+CACHE_BYTES = 4 << 30
+"""Decoded frames that are kept in memory, each for the train and the val split."""
+
+
+def fit(train: Train, arch_artifact: Architecture, slot: Slot) -> Weights:
+    """Run the training that `train` describes and write its Weights."""
+    if train.data is None:
+        raise ValueError("train.data: no dataset is named")
+    keep_freed_memory()
+    arch = read_architecture(arch_artifact)
+    train_split, val_split = (Cached(open_split(train.data, name), CACHE_BYTES) for name in ("train", "val"))
+    device = pick_device(train.device)
+    module, started = initial_module(train, arch, train_split.labels)
+    trainer = Trainer(train, module, device, class_weights_of(train, train_split))
+    if started:
+        slot.log("started-from", weights=str(train.start and train.start.weights), fresh=started)
+    batches = Batches(train_split, train.augment, train.batch, train.seed)
+    progress = _train(train, trainer, batches, val_split, slot)
+    parents = [arch_artifact, *([train.start.open()] if train.start else [])]
+    with slot.writing(Weights, parents, seed=train.seed, device=str(device), precision=trainer.precision) as folder:
+        _write(folder, train, arch, train_split.labels, trainer, progress)
+    return Weights(slot.out)
+
+
+def _train(train: Train, trainer: Trainer, batches: Batches, val: Split, slot: Slot) -> Progress:
+    checkpoint = Checkpoint(slot.scratch / "checkpoint.safetensors" if slot.scratch else None, slot.key)
+    progress = checkpoint.load(trainer) or Progress()
+    if progress.epoch or progress.step:
+        slot.log("resumed", epoch=progress.epoch + 1, step=progress.step)
+    steps = len(batches)
+    saved = time.monotonic()
+    while progress.epoch < train.epochs:
+        since, start = time.monotonic(), progress.step
+        for batch in batches.epoch(progress.epoch, progress.step):
+            lr = learning_rate(train, (progress.epoch * steps + progress.step) / (train.epochs * steps))
+            loss = float(trainer.step(batch, lr))
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss} at epoch {progress.epoch + 1}, step {progress.step + 1} of {steps}; "
+                    f"the last good checkpoint is {checkpoint.describe()}. Lower train.lr (now {train.lr:g}), "
+                    f"set train.grad_clip, or set train.precision to fp32 (now {trainer.precision})"
+                )
+            progress.step += 1
+            progress.loss += loss
+            slot.log("step", epoch=progress.epoch + 1, step=progress.step, steps=steps, epochs=train.epochs, loss=loss, lr=lr)
+            if progress.step < steps and time.monotonic() - saved > train.checkpoint_seconds:
+                checkpoint.save(trainer, progress)
+                saved = time.monotonic()
+        _end_epoch(train, trainer, progress, val, steps, lr)
+        seconds = (time.monotonic() - since) * steps / max(1, steps - start)
+        progress.history[-1]["seconds"] = round(seconds, 2)
+        slot.log("epoch", epochs=train.epochs, **progress.history[-1])
+        checkpoint.save(trainer, progress)
+        saved = time.monotonic()
+    return progress
+
+
+def _end_epoch(train: Train, trainer: Trainer, progress: Progress, val: Split, steps: int, lr: float) -> None:
+    epoch = progress.epoch + 1
+    miou = None
+    if epoch % train.val_every == 0 or epoch == train.epochs:
+        miou = evaluate(trainer.averaged, val, trainer.device)
+        if progress.best_miou is None or miou > progress.best_miou:
+            progress.best_miou, progress.best_epoch = miou, epoch
+            trainer.remember_best()
+    progress.history.append({"epoch": epoch, "loss": progress.loss / steps, "lr": lr, "val_miou": miou})
+    progress.epoch, progress.step, progress.loss = epoch, 0, 0.0
+
+
+def _write(folder: Path, train: Train, arch: Arch, labels: LabelSet, trainer: Trainer, progress: Progress) -> None:
+    write_bytes(folder / "last.safetensors", tensor_bytes(trainer.averaged.state_dict()))
+    write_bytes(folder / "best.safetensors", tensor_bytes(trainer.best))
+    model = Model(arch, labels.names, labels.palette, IMAGENET_MEAN, IMAGENET_STD, f"{train.keep}.safetensors")
+    write_json(folder / "model.json", model_json(model))
+    # Wall times stay out of the payload, so that a resumed run and an undisturbed one have the same digest.
+    history = [{k: v for k, v in row.items() if k != "seconds"} for row in progress.history]
+    write_json(folder / "history.json", history)
+
+
+@dataclass
+class Progress:
+    """How far a training is."""
+
+    epoch: int = 0
+    """Epochs finished."""
+    step: int = 0
+    """Steps finished of the next epoch."""
+    loss: float = 0.0
+    """Sum of the losses of those steps."""
+    best_miou: float | None = None
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """Module, moving average and optimizer on one device, and the step that advances them."""
+
+    def __init__(self, train: Train, module: nn.Module, device: torch.device, class_weights: list[float] | None) -> None:
+        self.train = train
+        self.device = device
+        self.precision = pick_precision(train.precision, device)
+        layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        self.module = module.to(device=device, memory_format=layout).train()  # type: ignore[call-overload]
+        self.averaged = self.module
+        if train.ema is not None:
+            self.averaged = _copy_of(self.module).eval()
+        self.best: dict[str, Tensor] = {}
+        self.optimizer = make_optimizer(train, self.module)
+        self.weight = None if class_weights is None else torch.tensor(class_weights, device=device)
+        self.mean, self.std = normalisation(device)
+
+    def step(self, batch: Batch, lr: float) -> Tensor:
+        """One step at learning rate `lr`; returns the loss. Batch: frames uint8 (N, H, W, 3), labels uint8 (N, H, W)."""
+        self.module.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["factor"]
+        frames = torch.as_tensor(batch.frames).to(self.device, non_blocking=True)
+        labels = torch.as_tensor(batch.labels).to(self.device, non_blocking=True)
+        loss = self.loss(normalise(frames, self.mean, self.std, self.train.channels_last), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.train.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.train.grad_clip)
+        self.optimizer.step()
+        if self.train.ema is not None:
+            self._average(self.train.ema)
+        return loss.detach()
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Loss of normalised x (N, 3, H, W) against labels (N, H, W), auxiliary losses included."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            outputs = self.module.train_logits(x) if self.train.aux_weight else (self.module.low_logits(x),)  # type: ignore[operator]
+        main, *auxiliary = (self._pixel_loss(o.float(), labels) for o in outputs)
+        return main + self.train.aux_weight * sum(auxiliary, main.new_zeros(()))
+
+    def remember_best(self) -> None:
+        self.best = {k: v.detach().clone() for k, v in self.averaged.state_dict().items()}
+
+    def _pixel_loss(self, low: Tensor, labels: Tensor) -> Tensor:
+        align = bool(self.module.enlarge_align_corners)
+        logits = F.interpolate(low, labels.shape[-2:], mode="bilinear", align_corners=align)
+        if self.train.loss == "cross_entropy":
+            return losses.cross_entropy(logits, labels, self.weight)
+        t = self.train
+        return losses.ohem(logits, labels, self.weight, threshold=t.ohem_threshold, min_kept=t.ohem_min_kept)
+
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        average = self.averaged.state_dict()
+        now = self.module.state_dict()
+        floats = [k for k, v in now.items() if v.is_floating_point()]
+        torch._foreach_lerp_([average[k] for k in floats], [now[k] for k in floats], 1 - decay)
+        for k in now.keys() - set(floats):
+            average[k].copy_(now[k])
+
+
+@dataclass
+class Checkpoint:
+    """One file that holds a whole training, or none."""
+
+    path: Path | None
+    key: str
+    """Key of the training; a checkpoint of another is not taken up."""
+    _saved: str = "none yet"
+
+    def describe(self) -> str:
+        return self._saved
+
+    def save(self, trainer: Trainer, progress: Progress) -> None:
+        if self.path is None:
+            return
+        tensors = {name: t.detach().cpu().contiguous() for name, t in _state(trainer)}
+        tensors |= {f"best/{k}": v.cpu().contiguous() for k, v in trainer.best.items()}
+        tensors["rng"] = torch.get_rng_state()
+        place = json.dumps({"key": self.key, **vars(progress)})
+        write_bytes(self.path, save(tensors, {"progress": place}))
+        self._saved = f"{self.path} (epoch {progress.epoch + 1}, step {progress.step})"
+
+    def load(self, trainer: Trainer) -> Progress | None:
+        """Restore `trainer` and return the place, or None when there is no checkpoint of this training."""
+        if self.path is None or not self.path.is_file():
+            return None
+        try:
+            with safe_open(self.path, "pt") as f:
+                progress = json.loads((f.metadata() or {}).get("progress", "{}"))
+                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  (not a dict)
+        except SafetensorError:
+            return None  # writing is atomic, so this is a damaged disk or a foreign file: start again rather than guess
+        if progress.pop("key", None) != self.key:
+            return None
+        torch.set_rng_state(tensors.pop("rng"))
+        trainer.best = {k.removeprefix("best/"): tensors.pop(k) for k in list(tensors) if k.startswith("best/")}
+        with torch.no_grad():
+            for name, t in _state(trainer):
+                t.copy_(tensors[name])  # in place, so that memory layouts are those of a training never interrupted
+        self._saved = f"{self.path} (epoch {progress['epoch'] + 1}, step {progress['step']})"
+        return Progress(**progress)
+
+
+def _state(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that a step changes, by name."""
+    for k, v in trainer.module.state_dict().items():
+        yield f"module/{k}", v
+    if trainer.averaged is not trainer.module:
+        for k, v in trainer.averaged.state_dict().items():
+            yield f"average/{k}", v
+    for i, p in enumerate(p for group in trainer.optimizer.param_groups for p in group["params"]):
+        for k, v in trainer.optimizer.state[p].items():
+            yield f"optimizer/{i}/{k}", v
+
+
+def initial_module(train: Train, arch: Arch, labels: LabelSet) -> tuple[nn.Module, list[str]]:
+    """The module to train, and the names of the parameters that start fresh although earlier weights were given."""
+    torch.manual_seed(train.seed)
+    module = models.build(arch, Segmentation(len(labels.names)))
+    if train.start is None:
+        return module, []
+    earlier = train.start.open()
+    model = read_model(earlier.path)
+    if model.arch.digest != arch.digest:
+        raise ValueError(f"start.weights: {earlier.path} holds {model.arch.name}, the recipe trains {arch.name}")
+    tensors = read_tensors(earlier.path / model.weights)
+    rows = head_rows(train.start.classes, labels.names, model.classes)
+    return module, transfer(module, tensors, str(earlier.path), rows)
+
+
+def head_rows(mapping: dict[str, str], names: tuple[str, ...], theirs: tuple[str, ...]) -> dict[int, int]:
+    """Row of the new head -> row of the earlier head that it begins with. Raises ValueError naming an unknown class."""
+    for ours, other in mapping.items():
+        if ours not in names:
+            raise ValueError(f"start.classes: {ours!r} is not a class of the dataset ({', '.join(names)})")
+        if other not in theirs:
+            raise ValueError(f"start.classes: {other!r} is not a class of the earlier weights ({', '.join(theirs)})")
+    wanted = {n: mapping.get(n, n) for n in names}
+    return {i: theirs.index(wanted[n]) for i, n in enumerate(names) if wanted[n] in theirs}
+
+
+def class_weights_of(train: Train, split: Split) -> list[float] | None:
+    if train.class_weights == "none":
+        return None
+    counts = np.zeros(len(split.labels.names), np.int64)
+    for i in range(len(split)):
+        counts += np.bincount(split[i].label.ravel(), minlength=256)[: len(counts)]
+    return losses.class_weights([float(c) for c in counts / max(1, counts.sum())])
+
+
+def evaluate(module: nn.Module, split: Split, device: torch.device) -> float:
+    """mIoU of `module` over `split`, each frame at its own size."""
+    matrix = ConfusionMatrix(len(split.labels.names))
+    training = module.training
+    module.eval()
+    for i in range(len(split)):
+        sample = split[i]
+        matrix.add(sample.label, labels_by_torch(module, sample.frame, IMAGENET_MEAN, IMAGENET_STD))
+    module.train(training)
+    return matrix.miou
+
+
+def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer, its state allocated at once so that a checkpoint can be restored into it."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in module.named_parameters():
+        factor = train.head_lr_factor if "classifier" in name else 1.0
+        groups.setdefault((factor, train.weight_decay if p.ndim > 1 else 0.0), []).append(p)
+    parameters = [{"params": ps, "factor": f, "weight_decay": d} for (f, d), ps in groups.items()]
+    if train.optimizer == "sgd":
+        sgd = torch.optim.SGD(parameters, lr=train.lr, momentum=train.momentum)
+        for group in sgd.param_groups if train.momentum else ():
+            for p in group["params"]:
+                sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return sgd
+    adamw = torch.optim.AdamW(parameters, lr=train.lr)
+    for group in adamw.param_groups:
+        for p in group["params"]:
+            zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            adamw.state[p].update({"step": torch.zeros((), dtype=torch.float32), **zeros})
+    return adamw
+
+
+def learning_rate(train: Train, done: float) -> float:
+    """Learning rate when the share `done` (0 to 1) of the training has passed."""
+    if done < train.warmup:
+        return train.lr * (done + 1e-3) / (train.warmup + 1e-3)
+    done = (done - train.warmup) / (1 - train.warmup) if train.warmup < 1 else 1.0
+    if train.schedule == "poly":
+        return train.lr * float((1 - done) ** train.power)
+    if train.schedule == "cosine":
+        return train.lr * 0.5 * (1 + math.cos(math.pi * done))
+    return train.lr * 0.1 ** sum(done >= m for m in train.milestones)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device. Raises ValueError when CUDA is asked for and absent."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: cuda is asked for, but torch sees no CUDA device; set device to auto or cpu")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    return ("bf16" if device.type == "cuda" else "fp32") if name == "auto" else name
+
+
+def normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation in units of 0..255, each (3, 1, 1)."""
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
+
+
+def normalise(frames: Tensor, mean: Tensor, std: Tensor, channels_last: bool) -> Tensor:
+    """uint8 (N, H, W, 3) -> float (N, 3, H, W)."""
+    x = (frames.permute(0, 3, 1, 2).float() - mean) / std
+    return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep big buffers that were freed, instead of handing them back and paying their page faults each step."""
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # musl has none
+        mallopt(-4, 0)  # M_MMAP_MAX: none
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        mallopt(-2, 256 << 20)  # M_TOP_PAD
+
+
+def _copy_of(module: nn.Module) -> nn.Module:
+    import copy
+
+    twin = copy.deepcopy(module)
+    for p in twin.parameters():
+        p.requires_grad_(False)
+    return twin

@@ -1,0 +1,1 @@
+"""Complete, named, runnable recipes: `edgesmith run NAME`."""

@@ -1,0 +1,110 @@
+"""Run a recipe: architecture, training, graph, bundle, validation, report, in one folder that can be run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgesmith.deploy.files import write_json, write_text
+
+from . import recipe as recipes
+from .artifacts import Architecture, BundleFolder, OnnxModel, Validation, Weights, tool_versions
+from .data.spec import open_split
+from .events import EventLog
+from .recipe import Recipe
+from .stage import Pipeline
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    weights: Weights
+    bundle: BundleFolder
+    validation: Validation
+    report: Path
+
+
+def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None]) -> Run:
+    """Run `recipe` (called `name`) in `folder`; what is up to date there is not done again.
+
+    Raises ValueError or OSError before anything is written when an input is wrong, BlockingIOError when another process
+    is running in `folder`.
+    """
+    recipe = recipe.resolved
+    preflight(recipe)
+    with locked(folder):
+        write_text(folder / "recipe.yaml", recipes.dump(recipe))
+        write_json(folder / "environment.json", environment())
+        log = EventLog(folder, view)
+        try:
+            log("run", recipe=name, folder=str(folder))
+            pipeline = Pipeline(folder, log)
+            arch = pipeline.run("arch", Architecture, recipe.derive)
+            weights = pipeline.run("train", Weights, recipe.train, arch)
+            onnx = pipeline.run("onnx", OnnxModel, recipe.export, weights)
+            bundle = pipeline.run("bundle", BundleFolder, recipe.build, onnx)
+            validate = dataclasses.replace(recipe.validate, weights=str(weights.path))
+            validation = pipeline.run("validation", Validation, validate, bundle)
+            from .report import write_report
+
+            report = write_report(folder)
+            log("report", file=str(report))
+            return Run(folder, weights, bundle, validation, report)
+        finally:
+            log.close()
+
+
+def preflight(recipe: Recipe) -> None:
+    """Find what would stop a later stage before the first one runs. Raises ValueError or OSError."""
+    if recipe.train.start is not None:
+        recipe.train.start.open()
+    recipe.derive.value  # noqa: B018  (reads the file)
+    if recipe.train.data is not None:
+        for split in ("train", "val"):
+            open_split(recipe.train.data, split)
+    if recipe.validate.data is not None:
+        open_split(recipe.validate.data, recipe.validate.split)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process. The lock dies with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another edgesmith is running in {folder}; wait for it or choose another --out") from None
+        yield
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the tools of this run, as JSON."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return {
+        "tools": tool_versions(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 2**30, 1),
+    }
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

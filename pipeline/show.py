@@ -1,0 +1,135 @@
+"""What an artifact is and holds, as data for --json and as text for people. Reads files only; needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgesmith.deploy.files import read_json
+from edgesmith.models.arch import Arch
+from edgesmith.models.cost import macs, params
+from edgesmith.models.model import read_model
+
+from .artifacts import KINDS, SIDECAR, Artifact
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What lies in `folder`. Raises FileNotFoundError or ValueError when it is nothing of ours or damaged."""
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} does not exist")
+    if (folder / SIDECAR).is_file():
+        return _artifact(folder)
+    if (folder / "recipe.yaml").is_file():
+        return _run(folder)
+    if (folder / "manifest.json").is_file():
+        return {"kind": "bundle", "path": str(folder), **_bundle(folder)}
+    raise ValueError(
+        f"{folder} is neither an artifact ({SIDECAR}), nor a run folder (recipe.yaml), nor a bundle (manifest.json)"
+    )
+
+
+def as_text(value: dict[str, Any], indent: str = "") -> str:
+    """Nested fields as aligned lines; lists of objects as tables."""
+    width = max((len(k) for k in value), default=0)
+    lines = []
+    for key, v in value.items():
+        if isinstance(v, dict) and v:
+            lines += [f"{indent}{key}", as_text(v, indent + "  ")]
+        elif isinstance(v, list) and v and all(isinstance(row, dict) for row in v):
+            lines += [f"{indent}{key}", _table(v, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key:<{width}}  {_cell(v)}")
+    return "\n".join(lines)
+
+
+def _artifact(folder: Path) -> dict[str, Any]:
+    sidecar = Artifact(folder).sidecar
+    kinds = {k.kind: k for k in KINDS}
+    if sidecar["kind"] not in kinds:
+        raise ValueError(f"{folder / SIDECAR}: kind {sidecar['kind']!r} is not one of {', '.join(kinds)}")
+    kinds[sidecar["kind"]](folder).check()
+    readers = {"architecture": _architecture, "weights": _weights, "onnx": _onnx, "bundle": _bundle, "validation": _validation}
+    return {
+        "kind": sidecar["kind"],
+        "path": str(folder),
+        "digest": sidecar["digest"],
+        "made_by": f"{sidecar.get('stage', '?')} v{sidecar.get('version', '?')}",
+        "written": sidecar.get("written", "?"),
+        **readers[sidecar["kind"]](folder),
+    }
+
+
+def _architecture(folder: Path) -> dict[str, Any]:
+    arch = Arch.from_json(read_json(folder / "arch.json"))
+    return {"name": arch.name, "family": arch.family, "arch_digest": arch.digest}
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    model = read_model(folder)
+    value = {
+        "name": model.arch.name,
+        "family": model.arch.family,
+        "arch_digest": model.arch.digest,
+        "classes": list(model.classes),
+        "params": params(model.arch, model.task),
+        "gmacs_at_360x480": macs(model.arch, model.task, (360, 480)) / 1e9,
+        "weights": model.weights,
+    }
+    if (folder / "history.json").is_file():
+        rows = read_json(folder / "history.json")
+        scored = [r for r in rows if r["val_miou"] is not None]
+        best = max(scored, key=lambda r: r["val_miou"])
+        value["training"] = {
+            "epochs": len(rows),
+            "best_epoch": best["epoch"],
+            "best_val_miou": best["val_miou"],
+            "last_val_miou": scored[-1]["val_miou"],
+        }
+    return value
+
+
+def _onnx(folder: Path) -> dict[str, Any]:
+    meta = read_json(folder / "meta.json")
+    keys = ("frame_hw", "input_hw", "colour_order", "precision", "opset", "classes", "plugins", "parity")
+    size = (folder / "model.onnx").stat().st_size
+    return {**{k: meta[k] for k in keys if k in meta}, "graph_mb": size / 1e6}
+
+
+def _bundle(folder: Path) -> dict[str, Any]:
+    engines = [read_json(p) for p in sorted(folder.glob("engines/*/engine.json"))]
+    return {**_onnx(folder), "engines": engines}
+
+
+def _validation(folder: Path) -> dict[str, Any]:
+    value = read_json(folder / "validation.json")
+    phases = {k: {q: v[q] for q in ("p50", "p90", "p99")} for k, v in value["latency_ms"].items()}
+    keys = ("engine", "data", "miou", "pixel_accuracy", "agreement", "fps", "peak_memory_mb")
+    classes = [{k: c[k] for k in ("name", "iou", "accuracy", "share")} for c in value["classes"]]
+    return {**{k: value[k] for k in keys}, "latency_ms": phases, "classes": classes}
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    value: dict[str, Any] = {"kind": "run", "path": str(folder)}
+    for name in ("arch", "train", "onnx", "bundle", "validation"):
+        done = (folder / name / SIDECAR).is_file()
+        value[name] = _artifact(folder / name) if done else "not made yet"
+    return value
+
+
+def _table(rows: list[dict[str, Any]], indent: str) -> str:
+    keys = list(rows[0])
+    cells = [keys, *([_cell(row.get(k)) for k in keys] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(keys))]
+    return "\n".join(indent + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(_cell(v) for v in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_cell(v)}" for k, v in value.items()) or "-"
+    return str(value)

@@ -1,0 +1,114 @@
+"""Stages and the pipeline that runs them: a stage is up to date when its key is that of the artifact in its place.
+
+A key is the hash of the stage's name, version and configuration and of its inputs' content digests. Same key, nothing runs:
+that is resume and caching in one rule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from edgesmith.deploy.files import sha256_json
+from .artifacts import SIDECAR, Artifact, Slot
+
+A = TypeVar("A", contravariant=True)
+B = TypeVar("B", covariant=True)
+Made = TypeVar("Made", bound=Artifact)
+
+
+class Stage(Protocol[A, B]):
+    """A frozen dataclass that is also a callable `A -> B`. Its fields are its whole configuration.
+
+    Fields whose metadata has `identity=False` say how to do the work, not what comes of it (a number of threads), and do not
+    enter the key. A side input (a dataset, other weights) has a `digest` and enters the key by it.
+    """
+
+    version: ClassVar[int]
+
+    def __call__(self, given: A, slot: Slot, /) -> B: ...
+
+
+def configuration(stage: Any) -> dict[str, Any]:
+    """A stage's fields as a JSON value."""
+    return {f.name: _plain(getattr(stage, f.name)) for f in dataclasses.fields(stage)}
+
+
+def stage_key(stage: Any, *given: Artifact, environment: dict[str, str] | None = None) -> str:
+    """The key of `stage` for its inputs (hexadecimal). `environment` is added where device and engine version matter."""
+    identity = {
+        f.name: _identity(getattr(stage, f.name)) for f in dataclasses.fields(stage) if f.metadata.get("identity", True)
+    }
+    return sha256_json(
+        {
+            "stage": type(stage).__name__,
+            "version": stage.version,
+            "config": identity,
+            "inputs": [g.digest for g in given],
+            "environment": environment or {},
+        }
+    )
+
+
+def _identity(value: Any) -> Any:
+    digest = getattr(value, "digest", None)
+    return {"digest": digest} if isinstance(digest, str) else _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Runs stages one after another inside a run folder and skips those that are up to date."""
+
+    folder: Path
+    log: Callable[..., None]
+
+    def run(self, name: str, kind: type[Made], stage: Any, *given: Artifact) -> Made:
+        """The artifact of `stage` for `given` in `folder/name`, made now unless it is there already."""
+        key = stage_key(stage, *given, environment=getattr(stage, "environment", None))
+        artifact = kind(self.folder / name)
+        if is_current(artifact, key):
+            self.log("up-to-date", stage=name)
+            return artifact
+        self.log("start", stage=name)
+        made = stage(*given, self.slot(name, stage, key))
+        self.log("done", stage=name, digest=made.digest)
+        return made  # type: ignore[no-any-return]
+
+    def slot(self, name: str, stage: Any, key: str) -> Slot:
+        def log(event: str, **fields: Any) -> None:
+            self.log(event, stage=name, **fields)
+
+        config = {"stage": type(stage).__name__, "version": stage.version, "config": configuration(stage)}
+        return Slot(self.folder / name, key, self.folder / ".scratch" / name, log, config)
+
+
+def is_current(artifact: Artifact, key: str) -> bool:
+    """True when the folder holds an artifact made under `key`, unchanged. A damaged one is simply not current."""
+    if not (artifact.path / SIDECAR).is_file():
+        return False
+    try:
+        artifact.check()
+    except (ValueError, OSError):
+        return False
+    return bool(artifact.sidecar["key"] == key)
+
+
+def standalone_slot(out: Path, stage: Any, key: str, view: Callable[..., None]) -> Slot:
+    """A slot for one stage that runs outside a pipeline: no scratch folder, events go to `view` only."""
+    config = {"stage": type(stage).__name__, "version": stage.version, "config": configuration(stage)}
+    return Slot(out, key, None, view, config)

@@ -1,0 +1,129 @@
+"""Train: an architecture becomes weights, from scratch or from earlier weights with another head.
+
+The configuration is here and imports no torch; the loop is in fit.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from .artifacts import Architecture, Slot, Weights
+from .data.augment import Augment
+from .data.spec import Data
+
+
+@dataclass(frozen=True)
+class Start:
+    """Earlier weights to begin with."""
+
+    weights: str
+    """Weights folder, as `edgesmith weights import` or an earlier training leaves it."""
+    classes: dict[str, str] = field(default_factory=dict)
+    """Class of this dataset -> class of those weights whose row of the head it begins with. Others begin at random,
+    unless both name a class alike."""
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity for the stage's key: content of the folder and the mapping; where the folder lies does not matter."""
+        from edgesmith.deploy.files import sha256_json
+
+        return sha256_json([self.open().digest, self.classes])
+
+    def open(self) -> Weights:
+        """The weights, checked. Raises FileNotFoundError or ValueError with the command that makes them."""
+        from .artifacts import open_artifact
+
+        if not Path(self.weights).is_dir():
+            raise FileNotFoundError(
+                f"start.weights: {self.weights} is not a folder; make it with "
+                f"`edgesmith weights import squeezenas FILE --out {self.weights}`"
+            )
+        return open_artifact(Weights, Path(self.weights))
+
+
+@dataclass(frozen=True)
+class Train:
+    """Architecture -> Weights."""
+
+    data: Data | None = None
+    """Dataset; the recipe's own unless said otherwise. Trains on its train split, looks at its val split."""
+    start: Start | None = None
+    """Earlier weights, or null to start from scratch."""
+    epochs: int = 10
+    batch: int = 8
+    """Frames a step."""
+    seed: int = 0
+    """Seeds initial weights, order and augmentations."""
+    augment: Augment = field(default_factory=Augment)
+    loss: Literal["cross_entropy", "ohem"] = "cross_entropy"
+    ohem_threshold: float = 0.7
+    """OHEM keeps pixels whose true class has at most this probability."""
+    ohem_min_kept: float = 0.0625
+    """OHEM keeps at least this share of the labelled pixels."""
+    class_weights: Literal["none", "log"] = "none"
+    """log: 1 / log(1.02 + share of the class in the train split), scaled to mean 1."""
+    aux_weight: float = 0.0
+    """Weight of each auxiliary loss of the network (0: none)."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.05
+    """Peak learning rate."""
+    head_lr_factor: float = 1.0
+    """The classifiers learn at lr times this."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-5
+    """Not applied to batch norms and biases."""
+    schedule: Literal["poly", "cosine", "step"] = "poly"
+    power: float = 0.9
+    """Exponent of the poly schedule."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Where in the training (0 to 1) the step schedule divides the learning rate by 10."""
+    warmup: float = 0.0
+    """Share of the training over which the learning rate rises linearly from 0."""
+    ema: float | None = None
+    """Decay a step of the moving average of the weights that is validated and kept; null to keep the weights themselves."""
+    grad_clip: float | None = None
+    """Largest norm of the gradient; null for no limit."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast on CUDA; fp32 on CPU, where depthwise networks train no faster in bf16 (docs/measurements.md)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is one."""
+    channels_last: bool = True
+    val_every: int = 1
+    """Epochs between validations; the last epoch is always validated."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch's weights go on to the next stage; both are kept."""
+    checkpoint_seconds: float = field(default=60.0, metadata={"identity": False})
+    """Time between checkpoints within an epoch; each epoch ends with one. Does not change the result."""
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "val_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not at least 1")
+        for name in ("lr", "head_lr_factor", "power", "checkpoint_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is not above 0")
+        for name in ("weight_decay", "aux_weight", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is below 0")
+        for name in ("ohem_threshold", "ohem_min_kept", "momentum", "warmup"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not between 0 and 1")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema: {self.ema} is not between 0 and 1")
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            raise ValueError(f"grad_clip: {self.grad_clip} is not above 0")
+        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
+            raise ValueError(f"milestones: {list(self.milestones)} are not rising numbers between 0 and 1")
+
+    def __call__(self, arch: Architecture, slot: Slot) -> Weights:
+        """Train `arch`. Goes on from the checkpoint in the slot's scratch folder when that belongs to the same key.
+
+        Raises FloatingPointError naming the step and the last good checkpoint when the loss is no longer finite.
+        """
+        from .fit import fit
+
+        return fit(self, arch, slot)

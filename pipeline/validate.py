@@ -1,0 +1,283 @@
+"""BundleFolder -> Validation: what a bundle's engine does to a labelled split. Needs no torch.
+
+The engine in the bundle runs, never the torch network; torch is a yardstick beside it where it is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesmith.deploy.bundle import Bundle, Meta, check_golden, in_colour_order
+from edgesmith.deploy.engines import BACKENDS, Backend, Engine
+from edgesmith.deploy.files import write_json
+from edgesmith.pipeline.artifacts import BundleFolder, Slot, Validation, Weights, open_artifact
+from edgesmith.pipeline.data.dataset import VOID, Sample, Split
+from edgesmith.pipeline.data.spec import Data, open_split
+from edgesmith.pipeline.metrics import ConfusionMatrix
+
+PHASES = ("decode", "copy", "engine", "total")
+
+
+@dataclass(frozen=True)
+class Validate:
+    """BundleFolder -> Validation: accuracy, latency, memory and agreement with torch of the bundle's engine.
+
+    A frame of another size than the engine's is resized (bilinear) before the engine, and its label map is resized
+    (nearest) to the label's size before the metric, so that every labelled pixel counts once and no label is invented.
+    """
+
+    data: Data | None = None
+    """Dataset; the recipe's own unless said otherwise. Its classes must be the bundle's, by name."""
+    split: str = "test"
+    """Split to validate on."""
+    limit: int | None = None
+    """Use only this many frames, the first; null for all."""
+    warmup: int = 5
+    """Runs of the engine before the first frame that is timed."""
+    backend: Backend | None = None
+    """Which of the bundle's engines; null for the one that needs least of the machine."""
+    weights: str | None = field(default=None, metadata={"identity": False})
+    """Weights folder that the bundle was exported from: torch labels the same frames, for comparison (needs torch). Null to
+    compare on the golden frames alone. Enters the key by content (see `environment`)."""
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.split:
+            problems.append("split: is empty; needs the name of a split")
+        if self.limit is not None and self.limit < 1:
+            problems.append(f"limit: {self.limit} is not at least 1")
+        if not 0 <= self.warmup <= 10_000:
+            problems.append(f"warmup: {self.warmup} is not between 0 and 10000")
+        if self.backend is not None and self.backend not in BACKENDS:
+            problems.append(f"backend: {self.backend!r} is not one of {', '.join(BACKENDS)}")
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the result depends on beside configuration and bundle: the frames, this device, the engine's version."""
+        from edgesmith.deploy.engines.onnxruntime import processor
+        from edgesmith.pipeline.build import installed_version
+
+        versions: dict[str, str] = {b: installed_version(b) for b in BACKENDS}
+        weights = {} if self.weights is None else {"weights": open_artifact(Weights, Path(self.weights)).digest}
+        return {"data": self._open().digest, "device": processor(), "machine": platform.machine(), **versions, **weights}
+
+    def __call__(self, given: BundleFolder, slot: Slot) -> Validation:
+        """Validate the bundle into `slot`; the bundle stays as it is.
+
+        Raises ValueError when the bundle is damaged, has not the dataset's classes or lacks the engine, ImportError when
+        the backend (or torch, with `weights`) is not installed, RuntimeError when the engine cannot run here.
+        """
+        bundle = Bundle.open(given.path)
+        bundle.verify()
+        split = self._open()
+        if not len(split):
+            raise ValueError(f"split {self.split!r} has no frames to validate on")
+        table = _label_table(split.labels.names, bundle.meta.classes)
+        frames = _Frames(split, min(len(split), self.limit or len(split)), bundle.meta, table)
+        with bundle.engine(self.backend) as engine:
+            measured = _measure(engine, frames, self.warmup, slot.log)
+            if self.weights is None:
+                agreement = _agreement_on_golden(bundle, engine)
+            else:
+                agreement = _agreement_on_split(open_artifact(Weights, Path(self.weights)), engine, frames, slot.log)
+        result = {
+            "bundle": {"digest": given.digest},
+            "engine": {name: getattr(engine, name) for name in ("key", "backend", "version", "device", "precision")},
+            "data": {"dataset": self._data.dataset, "split": self.split, "frames": frames.count, "digest": split.digest},
+            "frame_hw": list(bundle.meta.frame_hw),
+            "input_hw": list(bundle.meta.input_hw),
+            **_accuracy(measured.confusion, bundle.meta.classes),
+            **_speed(measured.latency_ms),
+            "peak_memory_mb": round(measured.peak_memory_mb, 1),
+            "agreement": agreement,
+        }
+        with slot.writing(Validation, parents=[given], device=engine.device) as folder:
+            write_json(folder / "validation.json", result)
+        slot.log("validated", miou=result["miou"], fps=result["fps"], pixel_agreement=agreement["pixel_agreement"])
+        return Validation(slot.out)
+
+    @property
+    def _data(self) -> Data:
+        if self.data is None:
+            raise ValueError("data: is not given; name the dataset to validate on")
+        return self.data
+
+    def _open(self) -> Split:
+        return open_split(self._data, self.split)
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """The samples to validate on, seen with the bundle's eyes."""
+
+    split: Split
+    count: int
+    meta: Meta
+    table: NDArray[np.uint8] | None
+    """Dataset label -> bundle label, 256 entries; None where they are the same."""
+
+    def buffer(self) -> NDArray[np.uint8]:
+        """An input buffer for the engine."""
+        return np.empty((*self.meta.frame_hw, 3), np.uint8)
+
+    def fit(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The frame at the engine's size: itself where it has it, else resized, bilinear."""
+        if frame.shape[:2] == self.meta.frame_hw:
+            return frame
+        import cv2
+
+        return np.asarray(cv2.resize(frame, self.meta.frame_hw[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+
+    def arrange(self, frame: NDArray[np.uint8], buffer: NDArray[np.uint8]) -> None:
+        """Write the frame into the engine's buffer, in the engine's size and colour order."""
+        in_colour_order(self.fit(frame), self.meta.colour_order, buffer)
+
+    def score(self, confusion: ConfusionMatrix, sample: Sample, labels: NDArray[np.uint8]) -> None:
+        """Count one frame at the size of its truth. Raises ValueError naming the sample."""
+        if labels.shape != sample.label.shape:
+            import cv2
+
+            size = sample.label.shape[::-1]
+            labels = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+        try:
+            confusion.add(sample.label if self.table is None else self.table[sample.label], labels)
+        except ValueError as e:
+            raise ValueError(f"sample {sample.name}: {e}") from e
+
+
+@dataclass
+class _Measured:
+    confusion: ConfusionMatrix
+    latency_ms: dict[str, list[float]] = field(default_factory=lambda: {phase: [] for phase in PHASES})
+    peak_memory_mb: float = 0.0
+
+
+def _measure(engine: Engine, frames: _Frames, warmup: int, log: Callable[..., None]) -> _Measured:
+    """One pass over the frames. What is timed is a frame's way from the dataset to its label map; scoring it is not.
+
+    decode: reading the sample, its label included, because a split gives both (drawing, for a procedural dataset; next to
+    nothing where the split has it in memory). copy: resizing where sizes differ, colour order, into the input buffer.
+    engine: `infer`. total: the three together, one clock from first to last.
+    """
+    measured = _Measured(ConfusionMatrix(len(frames.meta.classes)))
+    buffer = frames.buffer()
+    _reset_peak_memory()
+    if warmup:
+        frames.arrange(frames.split[0].frame, buffer)
+    for _ in range(warmup):
+        engine.infer(buffer)
+    for index in range(frames.count):
+        start = time.perf_counter()
+        sample = frames.split[index]
+        decoded = time.perf_counter()
+        frames.arrange(sample.frame, buffer)
+        copied = time.perf_counter()
+        labels = engine.infer(buffer)
+        end = time.perf_counter()
+        for phase, seconds in zip(PHASES, (decoded - start, copied - decoded, end - copied, end - start), strict=True):
+            measured.latency_ms[phase].append(seconds * 1e3)
+        frames.score(measured.confusion, sample, labels)
+        log("progress", done=index + 1, total=frames.count)
+    measured.peak_memory_mb = _peak_memory_mb()
+    return measured
+
+
+def _agreement_on_split(weights: Weights, engine: Engine, frames: _Frames, log: Callable[..., None]) -> dict[str, Any]:
+    """A second pass with torch beside the engine, apart from the first so that neither its time nor its memory is in there."""
+    from edgesmith.pipeline.reference import labels_by_torch
+
+    confusion = ConfusionMatrix(len(frames.meta.classes))
+    buffer = frames.buffer()
+    agreement = 0.0
+    for index in range(frames.count):
+        sample = frames.split[index]
+        by_torch = labels_by_torch(weights, frames.fit(sample.frame), frames.meta.input_hw)
+        frames.arrange(sample.frame, buffer)
+        agreement += float(np.mean(engine.infer(buffer) == by_torch))
+        frames.score(confusion, sample, by_torch)
+        log("progress", done=index + 1, total=frames.count)
+    return {
+        "frames": frames.count,
+        "pixel_agreement": agreement / frames.count,
+        "torch_miou": _number(confusion.miou),
+        "source": "split",
+    }
+
+
+def _agreement_on_golden(bundle: Bundle, engine: Engine) -> dict[str, Any]:
+    golden = check_golden(bundle, engine)
+    return {"frames": golden.frames, "pixel_agreement": golden.agreement, "torch_miou": None, "source": "golden"}
+
+
+def _label_table(dataset: tuple[str, ...], bundle: tuple[str, ...]) -> NDArray[np.uint8] | None:
+    """Dataset label -> bundle label, None where they are the same. Raises ValueError unless the names are the same."""
+    if set(dataset) != set(bundle):
+        raise ValueError(
+            "the dataset's classes are not the bundle's, so its labels mean nothing to the engine. "
+            f"Dataset ({len(dataset)}): {', '.join(dataset)}. Bundle ({len(bundle)}): {', '.join(bundle)}"
+        )
+    if dataset == bundle:
+        return None
+    table = np.arange(VOID + 1, dtype=np.uint8)
+    for label, name in enumerate(dataset):
+        table[label] = bundle.index(name)
+    return table
+
+
+def _accuracy(confusion: ConfusionMatrix, names: tuple[str, ...]) -> dict[str, Any]:
+    columns = zip(names, confusion.iou, confusion.accuracy, confusion.share, strict=True)
+    return {
+        "miou": _number(confusion.miou),
+        "pixel_accuracy": _number(confusion.pixel_accuracy),
+        "classes": [
+            {"name": name, "iou": _number(iou), "accuracy": _number(accuracy), "share": _number(share)}
+            for name, iou, accuracy, share in columns
+        ],
+        "confusion": confusion.counts.tolist(),
+    }
+
+
+def _speed(latency_ms: dict[str, list[float]]) -> dict[str, Any]:
+    """`latency_ms` of validation.json, and `fps`: frames a second of one frame after the other, 1000 / median total."""
+    latency = {phase: distribution(samples) for phase, samples in latency_ms.items()}
+    return {"latency_ms": latency, "fps": round(1000 / latency["total"]["p50"], 2)}
+
+
+def distribution(samples: list[float]) -> dict[str, Any]:
+    """p50, p90, p99 by nearest rank (always a sample that was measured, never between two), mean, count, and the samples."""
+    ordered = sorted(samples)
+    ranks = {f"p{p}": round(ordered[math.ceil(p / 100 * len(ordered)) - 1], 4) for p in (50, 90, 99)}
+    mean = round(math.fsum(samples) / len(samples), 4)
+    return {**ranks, "mean": mean, "n": len(samples), "samples": [round(s, 4) for s in samples]}
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: null stands for what does not exist."""
+    return None if math.isnan(value) else float(value)
+
+
+def _reset_peak_memory() -> None:
+    """Begin the peak anew, so that a training earlier in this process does not count. Linux only; elsewhere it does."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory_mb() -> float:
+    """Peak resident memory of this whole process since the last reset, in 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

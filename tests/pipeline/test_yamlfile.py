@@ -1,0 +1,212 @@
+"""The strict YAML reader: every problem in one error with its place, and nothing but ValueError for any input."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgesmith.pipeline.yamlfile import dump, parse, read
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    kind: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    epochs: int
+    crop_hw: tuple[int, int] | None = None
+    optimiser: Optimiser = Optimiser()
+    names: tuple[str, ...] = ()
+    weights: dict[str, float] = field(default_factory=dict)
+    arch: str | Optimiser = "mac_small"
+    clip: float | Literal["off"] = "off"
+    ema: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError("epochs: needs at least 1")
+
+
+VALID = """\
+# a comment
+epochs: 3
+crop_hw: [336, 448]
+optimiser:
+  kind: adamw
+  lr: 1e-3
+names: [road, "yes", 'a: b']
+weights: {road: 1, sky: 2.5}
+arch: {lr: 3}
+clip: 0.5
+ema: true
+"""
+
+
+def problems_of(text: str, overrides: tuple[str, ...] = ()) -> list[str]:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is what the callers look at
+        parse(text, "r.yaml", Recipe, overrides)
+    return str(caught.value).splitlines()
+
+
+def test_a_valid_file_becomes_the_dataclass(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(VALID)
+    assert read(path, Recipe) == Recipe(
+        epochs=3,
+        crop_hw=(336, 448),
+        optimiser=Optimiser("adamw", 0.001),
+        names=("road", "yes", "a: b"),
+        weights={"road": 1.0, "sky": 2.5},
+        arch=Optimiser(lr=3.0),
+        clip=0.5,
+        ema=True,
+    )
+
+
+def test_all_problems_come_at_once_each_with_its_line_key_and_value() -> None:
+    text = "epochs: many\ncrop_hw: [1]\noptimiser:\n  kind: adamm\n  lrr: 3\nnames: [yes]\nema: 1\nzz: 0\n"
+    assert problems_of(text) == [
+        "r.yaml:1: epochs = many: needs a whole number",
+        "r.yaml:2: crop_hw = [1]: needs a list of 2, each a whole number",
+        "r.yaml:4: optimiser.kind = adamm: needs one of sgd, adamw; did you mean adamw?",
+        "r.yaml:5: optimiser.lrr = 3: unknown key; did you mean optimiser.lr?",
+        "r.yaml:6: names[0] = yes: is not text as it stands; put it in quotes",
+        "r.yaml:7: ema = 1: needs true or false",
+        "r.yaml:8: zz = 0: unknown key; valid keys are epochs, crop_hw, optimiser, names, weights, arch, clip, ema",
+    ]
+
+
+def test_what_a_dataclass_refuses_is_located_at_the_field() -> None:
+    assert problems_of("ema: true\nepochs: 0\n") == ["r.yaml:2: epochs = 0: needs at least 1"]
+    assert problems_of("epochs: 2\n", ("epochs=0",)) == ["--set epochs=0: epochs = 0: needs at least 1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "is empty; needs a mapping"),
+        ("[1, 2]", "holds [1, 2]; needs a mapping"),
+        ("epochs: 1\nepochs: 2", "r.yaml:2: epochs: this key stands twice, first at r.yaml:1"),
+        ("ema: true", "epochs: missing; needs a whole number"),
+        ("epochs: &a 1\nema: *a", "r.yaml:1: anchors and aliases"),
+        ("epochs: !!python/object/apply:os.system [ls]", "r.yaml:1: the tag "),
+        ("epochs: 1\n--- \nepochs: 2", "r.yaml:2: a second document"),
+        ("epochs: 1\nnames: [a", "r.yaml:2: not valid YAML, column 10"),
+        ("epochs: 1.0", "needs a whole number"),
+        ("epochs: 017", "needs a whole number"),
+        ("epochs: true", "needs a whole number"),
+        ("epochs: '3'", "epochs = '3': needs a whole number"),
+        ("epochs: 2024-01-31", "epochs = 2024-01-31: needs a whole number"),
+        ("epochs: " + "9" * 40, "too large"),
+        ("epochs: 1\nclip: .nan", "clip = .nan: needs a number or off"),
+        ("epochs: 1\noptimiser: {lr: .inf}", "is not finite"),
+        ("epochs: 1\noptimiser: {lr: 1e999}", "is not finite"),
+        ("epochs: 1\nnames: [2024-01-31]", "put it in quotes"),
+        ("epochs: 1\noptimiser: 3", "optimiser = 3: needs a mapping with the keys kind, lr"),
+        ("epochs: 1\narch: [1]", "arch = [1]: needs text or a mapping"),
+        ("epochs: 1\n? [a]\n: 1", "r.yaml:2: a key must be a name"),
+        ('epochs: "\\U99999999"', "not valid YAML"),
+        ('names: ["\\ud800"]', "half a surrogate pair"),
+        ("epochs: 1\x00", "control character"),
+        ("%YAML " + "9" * 5000 + ".1\n---\na: 1", "not valid YAML"),
+        ("[" * 5000, "nested more than"),
+        ("a: " * 40, "not valid YAML"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_reason(text: str, expected: str) -> None:
+    assert any(expected in line for line in problems_of(text)), problems_of(text)
+
+
+def test_overrides_are_applied_before_the_check_and_named_in_errors() -> None:
+    got = parse(VALID, "r.yaml", Recipe, ("optimiser.lr=2", "crop_hw=null", "arch=lat_small", "weights.tree=3"))
+    assert (got.optimiser.lr, got.crop_hw, got.arch, got.weights["tree"]) == (2.0, None, "lat_small", 3.0)
+    assert parse("epochs: many", "r.yaml", Recipe, ("epochs=4", "optimiser.lr=1")).optimiser.lr == 1.0
+    assert problems_of(VALID, ("optimiser.lt=2", "epoch", "ema.x=1", "clip={a: [}")) == [
+        "--set epoch: needs the form key=value or key.key=value, such as --set train.epochs=3",
+        "--set ema.x=1: ema is true at r.yaml:11, without keys; set ema itself",
+        "--set clip={a: [}: not valid YAML, column 6: while parsing a flow node, "
+        "expected the node content, but found '}'",
+        "--set optimiser.lt=2: optimiser.lt = 2: unknown key; did you mean optimiser.lr?",
+    ]
+
+
+def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(b"epochs: 1\nnames: [\xff]\n")
+    with pytest.raises(ValueError, match=r"r\.yaml:2: byte 18 is not UTF-8"):
+        read(path, Recipe)
+    path.write_bytes(b"# " + b"x" * (1 << 20))
+    with pytest.raises(ValueError, match="larger than 1024 KiB"):
+        read(path, Recipe)
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "absent.yaml", Recipe)
+
+
+TEXT = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(["yes", "1e-3", "~", "", "12:30", "2024-01-31", "0x1", "1_0", "null", ".nan", "a: b", "- a", "=", "<<"]),
+)
+
+
+@given(
+    st.builds(
+        Recipe,
+        epochs=st.integers(1, 10**17),
+        crop_hw=st.none() | st.tuples(st.integers(-9, 9), st.integers()).filter(lambda t: abs(t[1]) < 10**17),
+        optimiser=st.builds(Optimiser, lr=st.floats(allow_nan=False, allow_infinity=False)),
+        names=st.lists(TEXT, max_size=4).map(tuple),
+        weights=st.dictionaries(TEXT, st.floats(allow_nan=False, allow_infinity=False), max_size=3),
+        arch=TEXT | st.builds(Optimiser),
+        clip=st.just("off") | st.floats(0, 1),
+        ema=st.booleans(),
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_what_is_dumped_reads_back_equal(recipe: Recipe) -> None:
+    assert parse(dump(recipe), "dumped", Recipe) == recipe
+
+
+def mutate(text: str, rng: random.Random) -> str:
+    """`text` with a few random edits; a harness for the tests below, not a model of what people type."""
+    scraps = ["&a ", "*a", "!!int ", "{", "}", "[", "]", ": ", "- ", "\t", "'", '"', "|", ">", "%", "\x00", "é", "1e9", "~"]
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randrange(len(text) + 1)
+        kind = rng.randrange(4)
+        if kind == 0:
+            text = text[:at] + rng.choice(scraps) + text[at:]
+        elif kind == 1:
+            text = text[:at] + text[at + rng.randint(1, 8) :]
+        elif kind == 2:
+            text = text[:at] + chr(rng.randrange(1, 0x3000)) + text[at + 1 :]
+        else:
+            lines = text.split("\n")
+            rng.shuffle(lines)
+            text = "\n".join(lines)
+    return text
+
+
+def fuzz(seeds: range) -> None:
+    for seed in seeds:
+        text = mutate(VALID, random.Random(seed))
+        try:
+            parse(text, "r.yaml", Recipe, ("optimiser.lr=0.5",))
+        except ValueError as e:
+            assert "r.yaml:" in str(e) or "--set" in str(e), (seed, str(e))
+
+
+def test_damaged_recipes_give_clear_errors() -> None:
+    fuzz(range(50))
+
+
+@pytest.mark.slow
+def test_many_damaged_recipes_give_clear_errors() -> None:
+    fuzz(range(50, 5000))
