@@ -93,6 +93,8 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON: byte {e.start} is not UTF-8") from None
     except json.JSONDecodeError as e:
         raise ValueError(f"{path} is not JSON: line {e.lineno}, column {e.colno}: {e.msg}") from None
+    except (ValueError, RecursionError) as e:  # a number of thousands of digits, nesting of thousands of levels
+        raise ValueError(f"{path} is not JSON that is read here: {e}") from None
 
 
 @contextlib.contextmanager
@@ -118,6 +120,13 @@ def new_folder(final: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_leftovers(final: Path) -> None:
+    """Remove what a killed `new_folder(final)` left beside `final`. Only for a caller that knows no other is writing it."""
+    for kind in ("tmp", "old"):
+        for left in final.parent.glob(f".{final.name}.*.{kind}"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -104,6 +104,11 @@ class SqueezeNas(Arch):
             if b.op == "mbconv" and (width % b.groups or b.width % b.groups):
                 raise ValueError(f"blocks[{i}]: widths {width} and {b.width} are not divisible by groups {b.groups}")
             width = b.width
+        if self.decoder == "aspp" and (self.neck_width or width) % self.decoder_width:
+            raise ValueError(
+                f"decoder_width: {self.decoder_width} does not divide {self.neck_width or width}, the width that the grouped "
+                "convolutions of aspp take"
+            )
 
     @classmethod
     def _from_fields(cls, value: dict[str, Any]) -> Arch:

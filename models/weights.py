@@ -6,6 +6,7 @@ Nothing here unpickles: foreign checkpoints are read with `weights_only=True`, o
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -69,13 +70,13 @@ def transfer(module: nn.Module, tensors: dict[str, Tensor], source: str, rows: d
     """
     own = {k: v.clone() for k, v in module.state_dict().items()}
     fitted, fresh = dict(tensors), []
-    for name in own:
-        if "classifier" not in name or name not in tensors or tensors[name].shape[1:] != own[name].shape[1:]:
+    for name, value in own.items():
+        if "classifier" not in name or name not in tensors or tensors[name].shape[1:] != value.shape[1:]:
             continue
         for ours, theirs in rows.items():
-            own[name][ours] = tensors[name][theirs]
-        fitted[name] = own[name]
-        if len(rows) < len(own[name]):
+            value[ours] = tensors[name][theirs]
+        fitted[name] = value
+        if len(rows) < len(value):
             fresh.append(name)
     load_into(module, fitted, source)
     return fresh
@@ -123,7 +124,9 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: either it loads or it does not
+            value = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as e:
         raise ValueError(f"{path} is not a checkpoint that torch reads with weights_only=True: {str(e)[:200]}") from None
     if not isinstance(value, dict) or not value or not all(isinstance(v, Tensor) for v in value.values()):

@@ -19,7 +19,7 @@ import edgesmith
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class SizeType(click.ParamType[tuple[int, int]]):
+class SizeType(click.ParamType):  # type: ignore[type-arg]  # older click has no type argument
     """HxW in pixels: 360x480."""
 
     name = "HxW"
@@ -133,7 +133,7 @@ def data() -> None:
 def data_show(spec: str, out: Path | None, count: int, seed: int, as_json: bool) -> None:
     """Draw a contact sheet of SPEC (split train unless @SPLIT is given) with its labels; print the class shares."""
     from edgesmith.deploy.files import write_bytes
-    from edgesmith.pipeline.data.show import class_shares, contact_sheet
+    from edgesmith.pipeline.data.show import class_shares, contact_sheet, png
     from edgesmith.pipeline.data.spec import open_split, parse_spec
 
     parsed, split_name = parse_spec(spec)
@@ -141,11 +141,8 @@ def data_show(spec: str, out: Path | None, count: int, seed: int, as_json: bool)
     split = open_split(parsed, split_name)
     target = out or Path(f"{Path(parsed.dataset).stem}-{split_name}.png")
     shares = class_shares(split)
-    write_bytes(target, contact_sheet(split, count, seed, shares=shares))
-    _show(
-        {"dataset": parsed.dataset, "split": split_name, "frames": len(split), "shares": shares, "picture": str(target)},
-        as_json,
-    )
+    write_bytes(target, png(contact_sheet(split, count, seed, shares)))
+    _show({"dataset": parsed.dataset, "split": split_name, **shares.to_json(), "picture": str(target)}, as_json)
 
 
 @data.command("check")
@@ -153,16 +150,25 @@ def data_show(spec: str, out: Path | None, count: int, seed: int, as_json: bool)
 @json_option
 def data_check(spec: str, as_json: bool) -> None:
     """Report everything that is wrong with the files of SPEC, all at once."""
-    from edgesmith.pipeline.data.check import check
+    from edgesmith.pipeline.data.check import inspect
     from edgesmith.pipeline.data.spec import parse_spec
 
     parsed, split = parse_spec(spec)
-    found = check(parsed, split)
+    found = inspect(parsed)
+    if split is not None and split not in found.shares:
+        raise ValueError(f"{spec}: there is no split {split!r}; it has {', '.join(found.shares)}")
+    problems = [p for p in found.problems if split in (None, p.split)]
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=1))
+        shares = {name: s.to_json() for name, s in found.shares.items() if split in (None, name)}
+        click.echo(json.dumps({"problems": [vars(p) for p in problems], "splits": shares}, indent=1))
     else:
-        click.echo(found.text())
-    sys.exit(2 if found.problems else 0)
+        for p in problems:
+            click.echo(str(p))
+        for name, s in found.shares.items():
+            shown = ", ".join(f"{c} {x:.2%}" for c, x in zip(s.names, s.shares, strict=True))
+            click.echo(f"{name}: {s.frames} frames; {shown}, void {s.void:.2%}")
+        click.echo(f"{len(problems)} problem{'' if len(problems) == 1 else 's'}")
+    sys.exit(2 if problems else 0)
 
 
 @cli.group()
@@ -279,12 +285,21 @@ def main() -> None:
             raise
         click.echo(f"edgesmith: {e}", err=True)
         sys.exit(2)
-    except Exception as e:  # noqa: BLE001  the last resort: a failure in words
+    except Exception as e:
         if debug:
             raise
         click.echo(f"edgesmith failed: {type(e).__name__}: {e}", err=True)
         click.echo("EDGESMITH_DEBUG=1 shows where", err=True)
         sys.exit(1)
+
+
+def missing_library(error: ImportError) -> str:
+    """An ImportError in words, with the extra that brings the library."""
+    if "pip install" in str(error) or "edgesmith[" in str(error):
+        return str(error)
+    name = (error.name or "").partition(".")[0]
+    extra = "cpu" if name in ("cv2", "yaml", "onnxruntime") else "rtx" if name == "tensorrt_rtx" else "host"
+    return f"{error}; pip install 'edgesmith[{extra}]' brings it"
 
 
 def _alone(kind: Any, stage: Any, given: Any, out: Path) -> None:
@@ -320,3 +335,7 @@ def _show(value: dict[str, Any], as_json: bool) -> None:
     from edgesmith.pipeline.show import as_text
 
     click.echo(as_text(value))
+
+
+if __name__ == "__main__":
+    main()

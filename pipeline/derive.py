@@ -10,6 +10,7 @@ from typing import ClassVar
 from edgesmith import models
 from edgesmith.deploy.files import read_json, write_json
 from edgesmith.models.arch import Arch
+
 from .artifacts import Architecture, Slot
 
 

@@ -48,7 +48,7 @@ class EventLog:
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(self._folder / "tensorboard"))  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(self._folder / "tensorboard"))
         at = fields["epoch"] if event == "epoch" else (fields["epoch"] - 1) * fields["steps"] + fields["step"]
         for name in ("loss", "lr", "val_miou"):
             if isinstance(fields.get(name), float):

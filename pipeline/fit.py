@@ -7,36 +7,35 @@ state, best weights, random state, history and place, in one file that is replac
 
 from __future__ import annotations
 
-import ctypes
-import json
+import contextlib
+import copy
 import math
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from edgesmith import models
 from edgesmith.deploy.files import write_bytes, write_json
 from edgesmith.models.arch import Arch, Segmentation
 from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, model_json, read_model
-from edgesmith.models.weights import load_into, read_tensors, tensor_bytes, transfer
+from edgesmith.models.weights import read_tensors, tensor_bytes, transfer
+
 from . import losses
 from .artifacts import Architecture, Slot, Weights
+from .checkpoint import Checkpoint, Progress
 from .data.augment import Cached
 from .data.dataset import LabelSet, Split
 from .data.spec import open_split
 from .derive import read_architecture
+from .device import keep_freed_memory, normalisation, normalise, pick_device, pick_precision
 from .loader import Batch, Batches
 from .metrics import ConfusionMatrix
+from .optim import learning_rate, make_optimizer
 from .reference import labels_by_torch
 
 if TYPE_CHECKING:
@@ -121,21 +120,6 @@ def _write(folder: Path, train: Train, arch: Arch, labels: LabelSet, trainer: Tr
     write_json(folder / "history.json", history)
 
 
-@dataclass
-class Progress:
-    """How far a training is."""
-
-    epoch: int = 0
-    """Epochs finished."""
-    step: int = 0
-    """Steps finished of the next epoch."""
-    loss: float = 0.0
-    """Sum of the losses of those steps."""
-    best_miou: float | None = None
-    best_epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
 class Trainer:
     """Module, moving average and optimizer on one device, and the step that advances them."""
 
@@ -172,10 +156,13 @@ class Trainer:
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
         """Loss of normalised x (N, 3, H, W) against labels (N, H, W), auxiliary losses included."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            outputs = self.module.train_logits(x) if self.train.aux_weight else (self.module.low_logits(x),)  # type: ignore[operator]
+        with self._autocast():
+            outputs = self.module.train_logits(x) if self.train.aux_weight else (self.module.low_logits(x),)
         main, *auxiliary = (self._pixel_loss(o.float(), labels) for o in outputs)
         return main + self.train.aux_weight * sum(auxiliary, main.new_zeros(()))
+
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
 
     def remember_best(self) -> None:
         self.best = {k: v.detach().clone() for k, v in self.averaged.state_dict().items()}
@@ -196,61 +183,6 @@ class Trainer:
         torch._foreach_lerp_([average[k] for k in floats], [now[k] for k in floats], 1 - decay)
         for k in now.keys() - set(floats):
             average[k].copy_(now[k])
-
-
-@dataclass
-class Checkpoint:
-    """One file that holds a whole training, or none."""
-
-    path: Path | None
-    key: str
-    """Key of the training; a checkpoint of another is not taken up."""
-    _saved: str = "none yet"
-
-    def describe(self) -> str:
-        return self._saved
-
-    def save(self, trainer: Trainer, progress: Progress) -> None:
-        if self.path is None:
-            return
-        tensors = {name: t.detach().cpu().contiguous() for name, t in _state(trainer)}
-        tensors |= {f"best/{k}": v.cpu().contiguous() for k, v in trainer.best.items()}
-        tensors["rng"] = torch.get_rng_state()
-        place = json.dumps({"key": self.key, **vars(progress)})
-        write_bytes(self.path, save(tensors, {"progress": place}))
-        self._saved = f"{self.path} (epoch {progress.epoch + 1}, step {progress.step})"
-
-    def load(self, trainer: Trainer) -> Progress | None:
-        """Restore `trainer` and return the place, or None when there is no checkpoint of this training."""
-        if self.path is None or not self.path.is_file():
-            return None
-        try:
-            with safe_open(self.path, "pt") as f:
-                progress = json.loads((f.metadata() or {}).get("progress", "{}"))
-                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  (not a dict)
-        except SafetensorError:
-            return None  # writing is atomic, so this is a damaged disk or a foreign file: start again rather than guess
-        if progress.pop("key", None) != self.key:
-            return None
-        torch.set_rng_state(tensors.pop("rng"))
-        trainer.best = {k.removeprefix("best/"): tensors.pop(k) for k in list(tensors) if k.startswith("best/")}
-        with torch.no_grad():
-            for name, t in _state(trainer):
-                t.copy_(tensors[name])  # in place, so that memory layouts are those of a training never interrupted
-        self._saved = f"{self.path} (epoch {progress['epoch'] + 1}, step {progress['step']})"
-        return Progress(**progress)
-
-
-def _state(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that a step changes, by name."""
-    for k, v in trainer.module.state_dict().items():
-        yield f"module/{k}", v
-    if trainer.averaged is not trainer.module:
-        for k, v in trainer.averaged.state_dict().items():
-            yield f"average/{k}", v
-    for i, p in enumerate(p for group in trainer.optimizer.param_groups for p in group["params"]):
-        for k, v in trainer.optimizer.state[p].items():
-            yield f"optimizer/{i}/{k}", v
 
 
 def initial_module(train: Train, arch: Arch, labels: LabelSet) -> tuple[nn.Module, list[str]]:
@@ -300,76 +232,7 @@ def evaluate(module: nn.Module, split: Split, device: torch.device) -> float:
     return matrix.miou
 
 
-def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer, its state allocated at once so that a checkpoint can be restored into it."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, p in module.named_parameters():
-        factor = train.head_lr_factor if "classifier" in name else 1.0
-        groups.setdefault((factor, train.weight_decay if p.ndim > 1 else 0.0), []).append(p)
-    parameters = [{"params": ps, "factor": f, "weight_decay": d} for (f, d), ps in groups.items()]
-    if train.optimizer == "sgd":
-        sgd = torch.optim.SGD(parameters, lr=train.lr, momentum=train.momentum)
-        for group in sgd.param_groups if train.momentum else ():
-            for p in group["params"]:
-                sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        return sgd
-    adamw = torch.optim.AdamW(parameters, lr=train.lr)
-    for group in adamw.param_groups:
-        for p in group["params"]:
-            zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-            adamw.state[p].update({"step": torch.zeros((), dtype=torch.float32), **zeros})
-    return adamw
-
-
-def learning_rate(train: Train, done: float) -> float:
-    """Learning rate when the share `done` (0 to 1) of the training has passed."""
-    if done < train.warmup:
-        return train.lr * (done + 1e-3) / (train.warmup + 1e-3)
-    done = (done - train.warmup) / (1 - train.warmup) if train.warmup < 1 else 1.0
-    if train.schedule == "poly":
-        return train.lr * float((1 - done) ** train.power)
-    if train.schedule == "cosine":
-        return train.lr * 0.5 * (1 + math.cos(math.pi * done))
-    return train.lr * 0.1 ** sum(done >= m for m in train.milestones)
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device. Raises ValueError when CUDA is asked for and absent."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: cuda is asked for, but torch sees no CUDA device; set device to auto or cpu")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
-
-
-def pick_precision(name: str, device: torch.device) -> str:
-    return ("bf16" if device.type == "cuda" else "fp32") if name == "auto" else name
-
-
-def normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation in units of 0..255, each (3, 1, 1)."""
-    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return mean, std
-
-
-def normalise(frames: Tensor, mean: Tensor, std: Tensor, channels_last: bool) -> Tensor:
-    """uint8 (N, H, W, 3) -> float (N, 3, H, W)."""
-    x = (frames.permute(0, 3, 1, 2).float() - mean) / std
-    return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep big buffers that were freed, instead of handing them back and paying their page faults each step."""
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # musl has none
-        mallopt(-4, 0)  # M_MMAP_MAX: none
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        mallopt(-2, 256 << 20)  # M_TOP_PAD
-
-
 def _copy_of(module: nn.Module) -> nn.Module:
-    import copy
-
     twin = copy.deepcopy(module)
     for p in twin.parameters():
         p.requires_grad_(False)

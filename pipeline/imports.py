@@ -16,7 +16,7 @@ from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, model_jso
 
 from .artifacts import Weights, open_artifact
 from .data.cityscapes import CITYSCAPES
-from .stage import standalone_slot, stage_key
+from .stage import stage_key, standalone_slot
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ that is resume and caching in one rule.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from edgesmith.deploy.files import sha256_json
+from edgesmith.deploy.files import remove_leftovers, sha256_json
+
 from .artifacts import SIDECAR, Artifact, Slot
 
 A = TypeVar("A", contravariant=True)
@@ -24,7 +26,7 @@ class Stage(Protocol[A, B]):
     """A frozen dataclass that is also a callable `A -> B`. Its fields are its whole configuration.
 
     Fields whose metadata has `identity=False` say how to do the work, not what comes of it (a number of threads), and do not
-    enter the key. A side input (a dataset, other weights) has a `digest` and enters the key by it.
+    enter the key. What has a `digest` (a dataset, other weights, a stage that reads a file) enters the key by it.
     """
 
     version: ClassVar[int]
@@ -39,14 +41,11 @@ def configuration(stage: Any) -> dict[str, Any]:
 
 def stage_key(stage: Any, *given: Artifact, environment: dict[str, str] | None = None) -> str:
     """The key of `stage` for its inputs (hexadecimal). `environment` is added where device and engine version matter."""
-    identity = {
-        f.name: _identity(getattr(stage, f.name)) for f in dataclasses.fields(stage) if f.metadata.get("identity", True)
-    }
     return sha256_json(
         {
             "stage": type(stage).__name__,
             "version": stage.version,
-            "config": identity,
+            "config": _identity(stage),
             "inputs": [g.digest for g in given],
             "environment": environment or {},
         }
@@ -55,7 +54,12 @@ def stage_key(stage: Any, *given: Artifact, environment: dict[str, str] | None =
 
 def _identity(value: Any) -> Any:
     digest = getattr(value, "digest", None)
-    return {"digest": digest} if isinstance(digest, str) else _plain(value)
+    if isinstance(digest, str):
+        return {"digest": digest}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        counted = (f for f in dataclasses.fields(value) if f.metadata.get("identity", True))
+        return {f.name: _identity(getattr(value, f.name)) for f in counted}
+    return _plain(value)
 
 
 def _plain(value: Any) -> Any:
@@ -85,7 +89,11 @@ class Pipeline:
             self.log("up-to-date", stage=name)
             return artifact
         self.log("start", stage=name)
-        made = stage(*given, self.slot(name, stage, key))
+        slot = self.slot(name, stage, key)
+        remove_leftovers(slot.out)
+        made = stage(*given, slot)
+        if slot.scratch is not None:
+            shutil.rmtree(slot.scratch, ignore_errors=True)
         self.log("done", stage=name, digest=made.digest)
         return made  # type: ignore[no-any-return]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,6 +60,8 @@ class Augment:
         self, frame: NDArray[np.uint8], label: NDArray[np.uint8], rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """(H, W, 3) RGB and (H, W) -> new contiguous arrays of the crop's size; padding is VOID in the label map."""
+        import cv2  # at use: recipes hold an Augment, and reading one needs no OpenCV
+
         u = rng.random(8)
         low, high = self.scale
         scale = low * (high / low) ** float(u[0])
@@ -74,7 +76,7 @@ class Augment:
             cv2.flip(seen, 1, dst=seen)
             cv2.flip(named, 1, dst=named)
         if self.brightness or self.contrast or self.saturation or self.hue:
-            cv2.transform(seen, self._colour(seen, u[4:]), dst=seen)
+            cv2.transform(seen, self._colour(cv2.mean(seen)[:3], u[4:]), dst=seen)
         if size == (crop_hw[1], crop_hw[0]):
             return seen, named
         target = (slice(rows[2], rows[3]), slice(columns[2], columns[3]))
@@ -84,12 +86,12 @@ class Augment:
         frame_out[target], label_out[target] = seen, named
         return frame_out, label_out
 
-    def _colour(self, frame: NDArray[np.uint8], u: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _colour(self, mean_rgb: Sequence[float], u: NDArray[np.float64]) -> NDArray[np.float32]:
         """All four colour changes as one affine map of RGB, (3, 4): they are linear, so one pass over the pixels does."""
         bright, contrast, saturation = 1 + (2 * u[:3] - 1) * (self.brightness, self.contrast, self.saturation)
         grey = np.tile(_LUMA, (3, 1))
         matrix = bright * contrast * (saturation * np.eye(3) + (1 - saturation) * grey) @ _turn((2 * u[3] - 1) * self.hue)
-        mean = float(_LUMA @ cv2.mean(frame)[:3])
+        mean = float(_LUMA @ mean_rgb)
         offset = np.full((3, 1), bright * (1 - contrast) * mean)
         return np.hstack([matrix, offset]).astype(np.float32)
 

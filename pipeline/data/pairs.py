@@ -205,8 +205,10 @@ def list_lines(root: Path, name: str, split: str) -> tuple[list[tuple[int, str]]
 
 
 def outside(root: Path, name: str) -> str | None:
-    """Why the file `name` may not be used below `root`: absolute, with .., or a link that leads out. None: it may."""
+    """Why the file `name` may not be used below `root`: absolute, with .., a link that leads out. None: it may."""
     path = PurePosixPath(name)
+    if not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name):
+        return f"{ascii(name)[:80]} is not a UTF-8 name"
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         return f"{name[:80]!r} is not a path below the root"
     try:

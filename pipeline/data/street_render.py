@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -114,6 +115,26 @@ def _vignette(hw: tuple[int, int]) -> U8:
     return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8)
 
 
+class _Upright(NamedTuple):
+    """A wall or fence as the camera sees it."""
+
+    corners: Points
+    """(4, 2): upper left, upper right, lower right, lower left, in pixels."""
+    span: tuple[float, float]
+    """Where the visible part begins and ends on the whole, 0..1."""
+    box: tuple[int, int, int, int]
+    """The part of the frame that it touches: x0, y0, x1, y1."""
+    tall: float
+    """Mean height in pixels."""
+    depth_m: float
+
+    def onto(self, shape: tuple[int, ...]) -> cv2.typing.MatLike:
+        """The homography from a texture of `shape` (h, w, ...) to the box."""
+        (u0, u1), (h, w) = self.span, shape[:2]
+        source = np.array([[u0 * w, 0], [u1 * w, 0], [u1 * w, h], [u0 * w, h]], np.float32)
+        return cv2.getPerspectiveTransform(source, (self.corners - self.box[:2]).astype(np.float32))
+
+
 class Canvas:
     """The frame and its label map while they are painted."""
 
@@ -142,11 +163,11 @@ class Canvas:
                 kept.append(a + (NEAR_M - a[2]) / (b[2] - a[2]) * (b - a))
         return self.camera.to_picture(np.array(kept))
 
-    def fill(self, picture: Points, colour: Colour, klass: int | None) -> None:
+    def fill(self, picture: Points | NDArray[np.int32], colour: Colour, klass: int | None) -> None:
         """Fill a polygon given in picture coordinates; `klass` None leaves the label alone."""
         if len(picture) < 3:
             return
-        corners = np.rint(picture).astype(np.int32)
+        corners = picture if picture.dtype == np.int32 else np.rint(picture).astype(np.int32)
         cv2.fillPoly(self.frame, [corners], colour)
         if klass is not None:
             cv2.fillPoly(self.label, [corners], klass)
@@ -177,23 +198,27 @@ class Canvas:
         h, w = self.camera.hw
         return float(self.shade[row, column]) / 255 if 0 <= row < h and 0 <= column < w else 1.0
 
-    def texture_ground(self, at: tuple[float, float], paved: bool) -> None:
-        """Give the painted ground its grain, joints and shadows; to be called before anything stands on it."""
+    def texture_ground(self, at_m: tuple[float, float], mirrored: bool) -> None:
+        """Give the painted ground its grain, joints and shadows; to be called before anything stands on it.
+
+        The textures cover 64 m x 64 m around `at_m`, metres across and along; farther away the grain is too fine to see.
+        """
         h, w = self.camera.hw
         top = max(0, int(self.camera.horizon - abs(self.camera.roll) * w / 2) - 1)
         if top >= h - 2:
             return
-        shift = np.array([[1, 0, 0], [0, 1, -top], [0, 0, 1.0]])
+        texels = 32.0
+        corner = ((at_m[0] + 32) * texels, (at_m[1] + 8) * texels)
+        matrix = np.array([[1, 0, 0], [0, 1, -top], [0, 0, 1.0]]) @ self.camera.ground(texels, corner)
+        if mirrored:
+            matrix = matrix @ np.array([[-1, 0, 2048], [0, 1, 0], [0, 0, 1.0]])
         label, kinds = self.label[top:], ((ROAD, textures.asphalt), (SIDEWALK, textures.paving), (TREE, textures.grass))
         factor: U8 | None = None
         for klass, texture in kinds:
-            if klass == SIDEWALK and not paved:
-                continue
             mask = cv2.inRange(label, klass, klass)
             if factor is not None and not cv2.countNonZero(mask):
                 continue
-            matrix = shift @ self.camera.ground(40.0, at)
-            grey = cv2.warpPerspective(texture(), matrix, (w, h - top), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+            grey = cv2.warpPerspective(texture(), matrix, (w, h - top), flags=cv2.INTER_LINEAR, borderValue=128)
             factor = np.asarray(grey, np.uint8) if factor is None else np.asarray(cv2.copyTo(grey, mask, factor), np.uint8)
         if factor is None:
             return
@@ -203,54 +228,43 @@ class Canvas:
         cv2.multiply(part, cv2.cvtColor(factor, cv2.COLOR_GRAY2RGB), part, 1 / 128)
 
     def wall(self, foot: Points, height_m: float, texture: tuple[U8, ...], facing: float, klass: int) -> None:
-        """A textured upright wall over the ground line foot[0] -> foot[1], (2, 2) x and z, seen from its left-to-right side.
+        """A textured upright wall over the ground line foot[0] -> foot[1], (2, 2) x and z, seen with foot[0] on the left.
 
         `facing` is the cosine between its normal and the sun.
         """
-        ends = self._span(foot)
-        if ends is None:
+        seen = self._stand(foot, height_m)
+        if seen is None:
             return
-        (left, right), (u0, u1) = ends
-        corners = np.array([[*left, height_m], [*right, height_m], [*right, 0.0], [*left, 0.0]])[:, [0, 2, 1]]
-        quad = self.camera.to_picture(self.camera.project(corners))
-        box = self._box(quad)
-        if box is None:
+        x0, y0, x1, y1 = seen.box
+        corners = np.rint(seen.corners).astype(np.int32)
+        gain, veil = self.light.gain(facing, seen.depth_m)
+        if x1 - x0 < 3:  # edge-on
+            plain = texture[-1].reshape(-1, 3).mean(axis=0).tolist()
+            self.fill(corners, tuple(v * gain + veil * h for v, h in zip(plain, self.light.haze, strict=True)), klass)
             return
-        x0, y0, x1, y1 = box
-        level = self._level(
-            texture[0].shape[0], abs(float(quad[3, 1] - quad[0, 1]) + float(quad[2, 1] - quad[1, 1])) / 2, len(texture)
-        )
-        picked = texture[level]
-        th, tw = picked.shape[:2]
-        source = np.array([[u0 * tw, 0], [u1 * tw, 0], [u1 * tw, th], [u0 * tw, th]], np.float32)
-        matrix = cv2.getPerspectiveTransform(source, (quad - (x0, y0)).astype(np.float32))
-        patch = cv2.warpPerspective(picked, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        patch = self._tint(patch, facing, self.camera.depth(*((left + right) / 2)))
+        picked = texture[self._level(texture[0].shape[0], seen.tall, len(texture))]
+        size = (x1 - x0, y1 - y0)
+        matrix = seen.onto(picked.shape)
+        patch = cv2.warpPerspective(picked, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        patch = cv2.convertScaleAbs(patch, alpha=gain)
+        if veil > 0.03:
+            patch = cv2.add(patch, np.array([*(veil * v for v in self.light.haze), 0.0]))
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
-        cv2.fillPoly(mask, [np.rint(quad - (x0, y0)).astype(np.int32)], 255)
+        cv2.fillPoly(mask, [corners], 255, offset=(-x0, -y0))
         cv2.copyTo(patch, mask, self.frame[y0:y1, x0:x1])
-        cv2.fillPoly(self.label, [np.rint(quad).astype(np.int32)], klass)
+        cv2.fillPoly(self.label, [corners], klass)
 
     def panel(self, foot: Points, height_m: float, layer: textures.Layer, facing: float, klass: int, lit: float) -> None:
         """A see-through upright panel, such as a fence, over a ground line."""
-        ends = self._span(foot)
-        if ends is None:
+        seen = self._stand(foot, height_m)
+        if seen is None:
             return
-        (left, right), (u0, u1) = ends
-        corners = np.array([[*left, height_m], [*right, height_m], [*right, 0.0], [*left, 0.0]])[:, [0, 2, 1]]
-        quad = self.camera.to_picture(self.camera.project(corners))
-        box = self._box(quad)
-        if box is None:
-            return
-        x0, y0, x1, y1 = box
-        th, tw = layer.claim.shape
-        source = np.array([[u0 * tw, 0], [u1 * tw, 0], [u1 * tw, th], [u0 * tw, th]], np.float32)
-        matrix = cv2.getPerspectiveTransform(source, (quad - (x0, y0)).astype(np.float32))
-        size = (x1 - x0, y1 - y0)
+        x0, y0, x1, y1 = seen.box
+        matrix, size = seen.onto(layer.claim.shape), (x1 - x0, y1 - y0)
         picture = cv2.warpPerspective(layer.picture, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(0, 0, 0, 255))
-        gain, _ = self.light.gain(facing, self.camera.depth(*((left + right) / 2)), lit)
+        gain, _ = self.light.gain(facing, seen.depth_m, lit)
         self._lay_over(picture, gain, self.frame[y0:y1, x0:x1])
-        cv2.fillPoly(self.label, [np.rint(quad).astype(np.int32)], klass)
+        cv2.fillPoly(self.label, [np.rint(seen.corners).astype(np.int32)], klass)
 
     def tree(self, x: float, z: float, height_m: float, layers: Sequence[textures.Layer], mirrored: bool) -> None:
         """A tree or bush that turns its face to the camera; its foot stands at (x, z)."""
@@ -277,48 +291,53 @@ class Canvas:
         cv2.copyTo(np.full(size[::-1], VOID, np.uint8), cv2.inRange(claim, 100, 160), label)
         cv2.copyTo(np.full(size[::-1], TREE, np.uint8), cv2.inRange(claim, 161, 255), label)
 
-    def finish(self, curve: U8, noise_at: tuple[int, int], noisy: bool) -> None:
+    def finish(self, curve: U8, noise_at: tuple[int, int]) -> None:
         """What lens and sensor do: veil, softness, vignette, exposure `curve` (256, 1, 3) and grain."""
         h, w = self.camera.hw
-        glow = cv2.resize(self.frame, (max(1, w // 16), max(1, h // 16)), interpolation=cv2.INTER_AREA)
-        glow = cv2.resize(cv2.GaussianBlur(glow, (5, 5), 0), (w, h), interpolation=cv2.INTER_LINEAR)
+        glow = cv2.resize(self.frame, (max(1, w // 8), max(1, h // 8)), interpolation=cv2.INTER_AREA)
+        glow = cv2.resize(cv2.GaussianBlur(glow, (9, 9), 0), (w, h), interpolation=cv2.INTER_LINEAR)
         frame = cv2.addWeighted(self.frame, 0.93, glow, 0.07, 0)
         sigma = 0.55 * max(1.0, h / 480)
         frame = cv2.GaussianBlur(frame, (0, 0) if sigma > 1 else (3, 3), sigma)
         frame = cv2.multiply(frame, _vignette(self.camera.hw), scale=1 / 255)
         frame = cv2.LUT(frame, curve)
-        if noisy:
-            noise = textures.grain()
-            for y in range(0, h, 512):
-                for x in range(0, w, 512):
-                    part = frame[y : y + 512, x : x + 512]
-                    cut = noise[noise_at[1] :, noise_at[0] :][: part.shape[0], : part.shape[1]]
-                    cv2.subtract(cv2.add(part, cut), (32, 32, 32, 0), part)
+        more, less = textures.grain()
+        x0, y0 = noise_at
+        for y in range(0, h, 512):
+            for x in range(0, w, 512):
+                part = frame[y : y + 512, x : x + 512]
+                cut = slice(y0, y0 + part.shape[0]), slice(x0, x0 + part.shape[1])
+                cv2.add(part, more[cut], part)
+                cv2.subtract(part, less[cut], part)
         self.frame = np.asarray(frame, np.uint8)
 
     @staticmethod
-    def _lay_over(picture: U8, gain: float, part: U8) -> None:
+    def _lay_over(picture: cv2.typing.MatLike, gain: float, part: U8) -> None:
         """Paint a picture with transparency, (h, w, 4) as in `Layer`, over a part of the frame."""
         cv2.multiply(part, cv2.cvtColor(picture[..., 3], cv2.COLOR_GRAY2RGB), part, 1 / 255)
         cv2.add(part, cv2.convertScaleAbs(cv2.cvtColor(picture, cv2.COLOR_RGBA2RGB), alpha=gain), part)
 
-    def _tint(self, patch: U8, facing: float, depth_m: float) -> U8:
-        gain, veil = self.light.gain(facing, depth_m)
-        tinted = cv2.convertScaleAbs(patch, alpha=gain)
-        if veil > 0.03:
-            tinted = cv2.add(tinted, (*(veil * v for v in self.light.haze), 0.0))
-        return np.asarray(tinted, np.uint8)
-
-    def _span(self, foot: Points) -> tuple[tuple[Points, Points], tuple[float, float]] | None:
-        """The part of a ground line in front of the camera, and where it begins and ends on the whole line (0..1)."""
-        a, b = foot
-        da, db = self.camera.depth(*a), self.camera.depth(*b)
-        near = max(NEAR_M, 1.0)
-        if max(da, db) <= near:
+    def _stand(self, foot: Points, height_m: float) -> _Upright | None:
+        """The part of an upright surface over a ground line that is in front of the camera and in the frame."""
+        (ax, az), (bx, bz) = foot.tolist()
+        camera = self.camera
+        da, db = camera.depth(ax, az), camera.depth(bx, bz)
+        if max(da, db) <= 1.0:
             return None
-        ua = 0.0 if da >= near else (near - da) / (db - da)
-        ub = 1.0 if db >= near else (near - da) / (db - da)
-        return (a + ua * (b - a), a + ub * (b - a)), (ua, ub)
+        ends = []
+        for here, depth in ((0.0, da), (1.0, db)):
+            u = here if depth >= 1.0 else (1.0 - da) / (db - da)
+            column, row = camera.foot(ax + u * (bx - ax), az + u * (bz - az))
+            tall = camera.focal * height_m / max(depth, 1.0)
+            ends.append((u, max(-_REACH_PX, min(_REACH_PX, column)), row, tall))
+        (u0, left, row0, tall0), (u1, right, row1, tall1) = ends
+        h, w = camera.hw
+        x0, x1 = max(0, math.floor(min(left, right))), min(w, math.ceil(max(left, right)) + 1)
+        y0, y1 = max(0, math.floor(min(row0 - tall0, row1 - tall1))), min(h, math.ceil(max(row0, row1)) + 1)
+        if x1 <= x0 or y1 <= y0:
+            return None
+        corners = np.array([[left, row0 - tall0], [right, row1 - tall1], [right, row1], [left, row0]])
+        return _Upright(corners, (u0, u1), (x0, y0, x1, y1), (tall0 + tall1) / 2, (max(da, 1.0) + max(db, 1.0)) / 2)
 
     def _box(self, picture: Points) -> tuple[int, int, int, int] | None:
         """The bounding box of points, cut to the frame: x0, y0, x1, y1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import cv2
@@ -14,9 +15,9 @@ F32 = NDArray[np.float32]
 
 FACADE = 256
 """Side of a facade texture in pixels; a facade shows one house front from the pavement to the eaves."""
-SHOPS, HOUSES, BLOCKS = range(0, 14), range(14, 26), range(26, 34)
+SHOPS, HOUSES, BLOCKS = range(14), range(14, 26), range(26, 34)
 """Index ranges into `facades()`: with shop fronts, with doors, plain blocks."""
-BARE_TREES, LEAFY_TREES, BUSHES = range(0, 10), range(10, 18), range(18, 24)
+BARE_TREES, LEAFY_TREES, BUSHES = range(10), range(10, 18), range(18, 24)
 """Index ranges into `trees()`."""
 _WALLS = (
     *((168, 150, 112), (150, 128, 95), (178, 166, 138), (132, 116, 92)),  # pale local brick
@@ -26,13 +27,13 @@ _WALLS = (
 )
 _FASCIAS = (
     (24, 40, 84),
-    (120, 24, 26),
+    (112, 36, 38),
     (26, 62, 40),
     (30, 30, 32),
     (190, 186, 176),
-    (176, 120, 30),
-    (70, 30, 70),
-    (20, 84, 120),
+    (160, 118, 52),
+    (66, 42, 64),
+    (40, 82, 108),
 )
 
 
@@ -46,17 +47,20 @@ class Layer(NamedTuple):
 
 
 def noise_field(size: int, coarsest: int, finest: int, seed: int, falloff: float = 0.7) -> F32:
-    """Tileable value noise (size, size), mean 0, deviation 1; octaves of `coarsest` .. `finest` cells a side."""
+    """Tileable value noise (size, size), mean 0, deviation 1; octaves of `coarsest` .. `finest` cells a side.
+
+    `size` is `coarsest` times a power of two.
+    """
     rng = np.random.default_rng(seed)
-    total = np.zeros((size, size), np.float32)
-    cells, weight = coarsest, 1.0
-    while cells <= finest:
-        grid = np.pad(rng.standard_normal((cells, cells)).astype(np.float32), 2, mode="wrap")
-        step = size // cells
-        big = cv2.resize(grid, None, fx=step, fy=step, interpolation=cv2.INTER_LINEAR)
-        total += weight * big[2 * step : 2 * step + size, 2 * step : 2 * step + size]
+    total, weight, cells = np.zeros((coarsest, coarsest), np.float32), 1.0, coarsest
+    while True:
+        if cells <= finest:
+            total = total + np.float32(weight) * rng.standard_normal((cells, cells), np.float32)
+        if cells == size:
+            return np.asarray((total - total.mean()) / total.std(), np.float32)
+        double = cv2.resize(np.pad(total, 1, mode="wrap"), None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
+        total = np.asarray(double[2:-2, 2:-2], np.float32)
         cells, weight = cells * 2, weight * falloff
-    return np.asarray((total - total.mean()) / total.std(), np.float32)
 
 
 def _bytes(field: F32) -> U8:
@@ -73,28 +77,27 @@ def _mips(texture: U8) -> tuple[U8, ...]:
 
 @functools.cache
 def asphalt() -> U8:
-    """(1024, 1024) grey factors around 128: blotches, wheel tracks of wear and grain; tileable."""
-    field = 128 + 4 * noise_field(1024, 4, 32, 1) + 10 * noise_field(1024, 128, 512, 2)
-    cracks = np.abs(noise_field(1024, 4, 32, 3)) < 0.012
-    return _bytes(np.where(cracks, field - 22, field).astype(np.float32))
+    """(2048, 2048) grey factors around 128 for 64 m: blotches, grain, cracks."""
+    field = 128 + 4 * noise_field(2048, 8, 64, 1) + 8 * noise_field(2048, 128, 1024, 2, 1.0)
+    cracks = np.abs(noise_field(2048, 16, 64, 3)) < 0.01
+    return _bytes(np.where(cracks, field - 20, field).astype(np.float32))
 
 
 @functools.cache
 def paving() -> U8:
-    """(1024, 1024) grey factors around 128: slabs of uneven tone with joints; tileable."""
+    """(2048, 2048) grey factors around 128 for 64 m: slabs of uneven tone with joints."""
     rng = np.random.default_rng(4)
-    tone = cv2.resize(rng.normal(0, 9, (32, 32)).astype(np.float32), (1024, 1024), interpolation=cv2.INTER_NEAREST)
-    field = 128 + tone + 6 * noise_field(1024, 8, 512, 5)
-    for line in range(0, 1024, 32):
-        field[line : line + 2] -= 34
-        field[:, line : line + 2] -= 34
+    tone = cv2.resize(rng.normal(0, 8, (128, 128)).astype(np.float32), (2048, 2048), interpolation=cv2.INTER_NEAREST)
+    field = 128 + tone + 6 * noise_field(2048, 16, 1024, 5)
+    field[::16] -= 30
+    field[:, ::16] -= 30
     return _bytes(field)
 
 
 @functools.cache
 def grass() -> U8:
-    """(1024, 1024) grey factors around 128, strongly mottled; tileable."""
-    return _bytes(128 + 14 * noise_field(1024, 8, 64, 6) + 26 * noise_field(1024, 128, 512, 7))
+    """(2048, 2048) grey factors around 128 for 64 m, strongly mottled."""
+    return _bytes(128 + 12 * noise_field(2048, 16, 128, 6) + 24 * noise_field(2048, 256, 1024, 7))
 
 
 @functools.cache
@@ -104,11 +107,11 @@ def clouds() -> U8:
 
 
 @functools.cache
-def grain() -> U8:
-    """(1024, 1024, 3) sensor noise around 32, to be added and then taken off again."""
+def grain() -> tuple[U8, U8]:
+    """Sensor noise, (1024, 1024, 3) each: what to add, and what to take off."""
     rng = np.random.default_rng(9)
-    luma, chroma = rng.normal(0, 3.0, (1024, 1024, 1)), rng.normal(0, 1.4, (1024, 1024, 3))
-    return _bytes((32 + luma + chroma).astype(np.float32))
+    noise = (rng.normal(0, 3.0, (1024, 1024, 1)) + rng.normal(0, 1.4, (1024, 1024, 3))).astype(np.float32)
+    return _bytes(np.rint(noise)), _bytes(np.rint(-noise))
 
 
 def _window(wall: F32, box: tuple[int, int, int, int], frame: float, rng: np.random.Generator) -> None:
@@ -138,8 +141,8 @@ def _shop_front(wall: F32, top: int, rng: np.random.Generator) -> None:
     while x < FACADE - 24:
         width = int(rng.integers(28, 60))
         end = min(x + width, FACADE - 6)
-        inside = rng.uniform(18, 60, (4, 4, 3)).astype(np.float32) * rng.uniform(0.6, 1.6)
-        wall[top + 17 : FACADE - 8, x:end] = cv2.resize(inside, (end - x, FACADE - 25 - top))
+        inside = rng.uniform(14, 80, (5, 4, 1)) * rng.uniform(0.5, 1.9) * rng.uniform(0.85, 1.15, (5, 4, 3))
+        wall[top + 17 : FACADE - 8, x:end] = cv2.resize(inside.astype(np.float32), (end - x, FACADE - 25 - top))
         x = end + 5
 
 
@@ -197,7 +200,7 @@ def gables() -> tuple[tuple[U8, ...], ...]:
 
 def _layer(colour: F32, opacity: F32, claim: U8) -> Layer:
     opaque = np.clip(opacity, 0, 1)[..., None]
-    return Layer(_bytes(np.concatenate([colour * opaque, 255 * (1 - opaque)], axis=2)), claim)
+    return Layer(_bytes(np.concatenate([colour * opaque, 255 * (1 - opaque)], axis=2, dtype=np.float32)), claim)
 
 
 @functools.cache
@@ -221,29 +224,29 @@ def fences() -> tuple[Layer, ...]:
     return tuple(panels)
 
 
-def _branch(opacity: F32, at: tuple[float, float], angle: float, length: float, width: float, rng: np.random.Generator) -> None:
-    end = (at[0] + length * np.sin(angle), at[1] - length * np.cos(angle))
-    scaled = [tuple(round(v * 16) for v in point) for point in (at, end)]
-    cv2.line(opacity, scaled[0], scaled[1], 255.0, max(1, round(width)), cv2.LINE_AA, 4)
-    if length < 9:
+def _branch(drawn: U8, at: tuple[float, float], angle: float, length: float, width: float, rng: np.random.Generator) -> None:
+    end = (at[0] + length * math.sin(angle), at[1] - length * math.cos(angle))
+    start, stop = (int(at[0] * 16), int(at[1] * 16)), (int(end[0] * 16), int(end[1] * 16))
+    cv2.line(drawn, start, stop, 255.0, max(1, round(width)), cv2.LINE_AA, 4)
+    if length < 9 or not 14 < end[0] < drawn.shape[1] - 14:
         return
     for _ in range(int(rng.integers(2, 4))):
         turn = angle + rng.normal(0, 0.48)
-        _branch(opacity, end, turn, length * rng.uniform(0.68, 0.88), width * 0.66, rng)
+        _branch(drawn, end, turn, length * rng.uniform(0.68, 0.88), width * 0.66, rng)
 
 
 def _bare_tree(index: int) -> Layer:
     rng = np.random.default_rng([12, index])
-    drawn = np.zeros((384, 320), np.uint8)
-    _branch(drawn, (160.0, 383.0), float(rng.normal(0, 0.04)), 66.0, 10.0, rng)  # type: ignore[arg-type]
-    opacity = drawn.astype(np.float32) / 255 * 0.92
+    drawn = np.zeros((384, 400), np.uint8)
+    _branch(drawn, (200.0, 383.0), float(rng.normal(0, 0.04)), 66.0, 10.0, rng)
+    opacity = np.asarray(drawn * np.float32(0.92 / 255), np.float32)
     bark = np.array([74, 66, 56], np.float32) * rng.uniform(0.6, 1.25)
-    colour = bark * (1 + 0.25 * noise_field(512, 8, 256, 400 + index)[:384, :320, None])
+    colour = bark * (1 + 0.25 * noise_field(512, 8, 256, 400 + index)[:384, :400, None])
     solid = cv2.morphologyEx((drawn > 40).astype(np.uint8) * 255, cv2.MORPH_CLOSE, np.ones((19, 19), np.uint8))
     claim = np.where(solid > 0, 255, 0).astype(np.uint8)
     rim = (cv2.dilate(solid, np.ones((5, 5), np.uint8)) > 0) & (cv2.erode(solid, np.ones((5, 5), np.uint8)) == 0)
-    claim[rim & (noise_field(512, 64, 256, 420 + index)[:384, :320] > 0.9)] = 128
-    return _layer(colour, opacity, claim)
+    claim[rim & (noise_field(512, 64, 256, 420 + index)[:384, :400] > 0.9)] = 128
+    return _layer(colour.astype(np.float32), opacity, claim)
 
 
 def _leafy(index: int, bush: bool) -> Layer:
@@ -261,7 +264,7 @@ def _leafy(index: int, bush: bool) -> Layer:
             (w / 2 + rng.uniform(-0.32, 0.32) * w * s, (0.12 + 0.6 * r) * h, rng.uniform(0.08, 0.17) * w)
             for r, s in zip(reach, spread, strict=True)
         ]
-    rows, columns = np.mgrid[0:h, 0:w].astype(np.float32)
+    rows, columns = np.arange(h, dtype=np.float32)[:, None], np.arange(w, dtype=np.float32)[None]
     for x, y, radius in centres:
         mass = np.maximum(mass, 1.6 - ((columns - x) ** 2 + (rows - y) ** 2) / radius**2)
     if bush:

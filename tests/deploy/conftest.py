@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -112,3 +113,11 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = write_model(Slot(root / "onnx"))
     built: BundleFolder = Build()(model, Slot(root / "bundle"))
     return built.path
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SimpleNamespace:
+    """What tests need of this file; test modules cannot import it by name."""
+    return SimpleNamespace(
+        META=META, hw=(H, W), write_graph=write_graph, write_model=write_model, labels_of=labels_of, frame_of=frame_of
+    )

@@ -1,0 +1,83 @@
+"""The CamVid study, as a list of jobs that can be stopped and started again: python bench/study_camvid.py
+
+Needs EDGESMITH_DATA (the folder that holds camvid/) and the imported weights that the recipe `camvid` names. Each finished job
+is appended to docs/measurements/camvid.json at once; a job that is there is not run again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from edgesmith.deploy.files import read_json, write_json
+from edgesmith.pipeline import recipe, run
+from edgesmith.pipeline.artifacts import BundleFolder, Slot, tool_versions
+from edgesmith.pipeline.data.spec import Data
+from edgesmith.pipeline.events import view_for
+from edgesmith.pipeline.validate import Validate
+
+RESULTS = Path("docs/measurements/camvid.json")
+SEEDS = (0, 1, 2)
+
+
+def main() -> None:
+    jobs: dict[str, Callable[[], dict[str, Any]]] = {f"fine-tune, seed {s}": partial(fine_tune, s) for s in SEEDS}
+    jobs["street alone"] = street_alone
+    for name, job in jobs.items():
+        rows = read_json(RESULTS) if RESULTS.is_file() else []
+        if name in (row["job"] for row in rows):
+            print(f"{name}: done before", file=sys.stderr)
+            continue
+        result = {"job": name, **job(), "tools": tool_versions(), "processor": run.processor()}
+        write_json(RESULTS, [*rows, result])
+        print(f"{name}: test mIoU {result['miou']:.4f}", file=sys.stderr)
+
+
+def fine_tune(seed: int) -> dict[str, Any]:
+    """The recipe `camvid` with one seed."""
+    chosen = recipe.read("camvid", [f"train.seed={seed}"])
+    done = run.run(chosen, "camvid", Path(f"runs/camvid-seed{seed}"), view_for(sys.stderr))
+    history = read_json(done.weights.path / "history.json")
+    value = read_json(done.validation.path / "validation.json")
+    scored = [row for row in history if row["val_miou"] is not None]
+    best = max(scored, key=lambda row: row["val_miou"])
+    return {
+        "seed": seed,
+        "kept": chosen.train.keep,
+        "epochs": chosen.train.epochs,
+        "best_val": {"epoch": best["epoch"], "miou": best["val_miou"]},
+        "last_val_miou": scored[-1]["val_miou"],
+        **summary(value),
+        "torch_miou": value["agreement"]["torch_miou"],
+        "pixel_agreement": value["agreement"]["pixel_agreement"],
+        "train_digest": done.weights.digest,
+    }
+
+
+def street_alone() -> dict[str, Any]:
+    """The network of `make run`, which saw the procedural street alone, on CamVid's test split."""
+    bundle = BundleFolder(Path("runs/street/bundle"))
+    folder = Path("runs/street-on-camvid")
+    validation = Validate(Data("camvid"), "test")(bundle, Slot(folder))
+    street = read_json(Path("runs/street/validation/validation.json"))
+    return {**summary(read_json(validation.path / "validation.json")), "street_test_miou": street["miou"]}
+
+
+def summary(value: dict[str, Any]) -> dict[str, Any]:
+    """Of a validation, what the tables show."""
+    return {
+        "split": value["data"]["split"],
+        "frames": value["data"]["frames"],
+        "frame_hw": value["frame_hw"],
+        "miou": value["miou"],
+        "pixel_accuracy": value["pixel_accuracy"],
+        "iou": {c["name"]: c["iou"] for c in value["classes"]},
+        "latency_ms": {k: {q: v[q] for q in ("p50", "p90", "p99")} for k, v in value["latency_ms"].items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""A whole training in one file that is replaced atomically: weights, average, optimizer, best, random state, place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from edgesmith.deploy.files import write_bytes
+
+if TYPE_CHECKING:
+    from .fit import Trainer
+
+
+@dataclass
+class Progress:
+    """How far a training is."""
+
+    epoch: int = 0
+    """Epochs finished."""
+    step: int = 0
+    """Steps finished of the next epoch."""
+    loss: float = 0.0
+    """Sum of the losses of those steps."""
+    best_miou: float | None = None
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Checkpoint:
+    """One file that holds a whole training, or none."""
+
+    path: Path | None
+    key: str
+    """Key of the training; a checkpoint of another is not taken up."""
+    _saved: str = "none yet"
+
+    def describe(self) -> str:
+        return self._saved
+
+    def save(self, trainer: Trainer, progress: Progress) -> None:
+        if self.path is None:
+            return
+        tensors = {name: t.detach().cpu().contiguous() for name, t in _state(trainer)}
+        tensors |= {f"best/{k}": v.cpu().contiguous() for k, v in trainer.best.items()}
+        tensors["rng"] = torch.get_rng_state()
+        place = json.dumps({"key": self.key, **vars(progress)})
+        write_bytes(self.path, save(tensors, {"progress": place}))
+        self._saved = f"{self.path} (epoch {progress.epoch + 1}, step {progress.step})"
+
+    def load(self, trainer: Trainer) -> Progress | None:
+        """Restore `trainer` and return the place, or None when there is no checkpoint of this training."""
+        if self.path is None or not self.path.is_file():
+            return None
+        try:
+            with safe_open(self.path, "pt") as f:
+                progress = json.loads((f.metadata() or {}).get("progress", "{}"))
+                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  (not a dict)
+        except SafetensorError:
+            return None  # writing is atomic, so this is a damaged disk or a foreign file: start again rather than guess
+        if progress.pop("key", None) != self.key:
+            return None
+        torch.set_rng_state(tensors.pop("rng"))
+        trainer.best = {k.removeprefix("best/"): tensors.pop(k) for k in list(tensors) if k.startswith("best/")}
+        with torch.no_grad():
+            for name, t in _state(trainer):
+                t.copy_(tensors[name])  # in place, so that memory layouts are those of a training never interrupted
+        self._saved = f"{self.path} (epoch {progress['epoch'] + 1}, step {progress['step']})"
+        return Progress(**progress)
+
+
+def _state(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that a step changes, by name."""
+    for k, v in trainer.module.state_dict().items():
+        yield f"module/{k}", v
+    if trainer.averaged is not trainer.module:
+        for k, v in trainer.averaged.state_dict().items():
+            yield f"average/{k}", v
+    for i, p in enumerate(p for group in trainer.optimizer.param_groups for p in group["params"]):
+        for k, v in trainer.optimizer.state[p].items():
+            yield f"optimizer/{i}/{k}", v

@@ -1,0 +1,45 @@
+"""Where training computes: device, precision, normalised input on it, and the memory that it keeps."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import torch
+from torch import Tensor
+
+from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device. Raises ValueError when CUDA is asked for and absent."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: cuda is asked for, but torch sees no CUDA device; set device to auto or cpu")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    return ("bf16" if device.type == "cuda" else "fp32") if name == "auto" else name
+
+
+def normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation in units of 0..255, each (3, 1, 1)."""
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
+
+
+def normalise(frames: Tensor, mean: Tensor, std: Tensor, channels_last: bool) -> Tensor:
+    """uint8 (N, H, W, 3) -> float (N, 3, H, W)."""
+    x = (frames.permute(0, 3, 1, 2).float() - mean) / std
+    return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep big buffers that were freed, instead of handing them back and paying their page faults each step."""
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # musl has none
+        mallopt(-4, 0)  # M_MMAP_MAX: none
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        mallopt(-2, 256 << 20)  # M_TOP_PAD

@@ -1,0 +1,365 @@
+"""A run folder -> report.html: one self-contained page that opens offline. Reads files only; needs no torch.
+
+A section is a function from the run to HTML, listed in SECTIONS. What is not there is said in words, and a section that
+cannot be made from damaged files says so instead of taking the page down.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgesmith.deploy.files import payload_files, write_text
+from edgesmith.models.cost import macs, params
+from edgesmith.models.draw import draw
+from edgesmith.models.model import Model
+
+from . import report_frames
+from .artifacts import SIDECAR
+from .report_charts import heat_map, histogram, line_chart
+from .report_page import (
+    NONE,
+    bar,
+    clean,
+    details,
+    figure,
+    note,
+    number,
+    page,
+    percent,
+    pre,
+    swatch,
+    table,
+    tile,
+    tiles,
+)
+from .report_run import RunFolder
+
+PHASES = ("decode", "copy", "engine", "total")
+PARITY_LIMIT = 1e-4
+"""Of max |logit|: how far a graph may be from torch."""
+NOT_VALIDATED = "Not validated yet: the run folder has no validation/validation.json."
+_DAMAGED = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+"""What reading a value of the wrong shape out of a JSON file can raise."""
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `run_folder`/report.html from what lies in the folder, and return its path.
+
+    The same files give the same bytes. Raises FileNotFoundError when `run_folder` is not a folder.
+    """
+    if not run_folder.is_dir():
+        raise FileNotFoundError(f"{run_folder} is not a run folder; name one that `edgesmith run` made")
+    run = RunFolder(run_folder)
+    made = [(anchor, title, _guarded(section, run)) for anchor, title, section in SECTIONS]
+    text = page(f"{run.name} · edgesmith", _guarded(_head, run), made)
+    write_text(run_folder / "report.html", text)
+    return run_folder / "report.html"
+
+
+def _guarded(section: Callable[[RunFolder], str], run: RunFolder) -> str:
+    try:
+        return section(run)
+    except _DAMAGED as e:
+        # A report comes after hours of work: one file that is not as its stage writes it must not cost the rest.
+        return note(f"This part could not be made from the files of the run: {type(e).__name__}: {e}", bad=True)
+
+
+def _head(run: RunFolder) -> str:
+    about = _about(run.recipe)
+    return f"<h1>{clean(run.name)}</h1>" + (f'<p class="soft">{clean(about)}</p>' if about else "")
+
+
+def _about(recipe: str) -> str:
+    import yaml
+
+    try:
+        value = yaml.safe_load(recipe)
+    except yaml.YAMLError:
+        return ""
+    return str(value.get("about") or "") if isinstance(value, dict) else ""
+
+
+# Sections
+
+
+def result(run: RunFolder) -> str:
+    """The numbers that matter, and what they are numbers of."""
+    v, items = run.validation, []
+    if v is not None:
+        latency = v["latency_ms"]
+        total, engine = latency["total"], latency["engine"]
+        items += [
+            tile("Mean IoU", *_split(percent(v["miou"])), sub=_classes_met(v["classes"])),
+            tile("Pixel accuracy", *_split(percent(v["pixel_accuracy"])), sub="void pixels left out"),
+            tile(
+                "Latency, frame to labels",
+                number(total["p50"], 1),
+                "ms p50",
+                f"p99 {number(total['p99'], 1, 'ms')}, reading included",
+            ),
+            tile("Latency, engine alone", number(engine["p50"], 1), "ms p50", f"p99 {number(engine['p99'], 1, 'ms')}"),
+            tile("Throughput", number(v["fps"], 1), "FPS", "one frame after the other, batch 1"),
+        ]
+    items += _size_tiles(run)
+    if run.model is not None:
+        items.append(_parameters_tile(run.model))
+        if run.input_hw is not None:
+            cost, size = macs(run.model.arch, run.model.task, run.input_hw), _by(run.input_hw)
+            items.append(tile("Compute", f"{cost / 1e9:.3g}", "GMACs", f"a frame, network at {size}"))
+    if v is not None and v.get("peak_memory_mb") is not None:
+        items.append(tile("Peak memory", number(v["peak_memory_mb"], 0), "MB", "of the validating process"))
+    return tiles(items) + (
+        '<p class="soft small" style="margin-top:14px">' + _measured_on(v) + "</p>" if v else note(NOT_VALIDATED)
+    )
+
+
+def network(run: RunFolder) -> str:
+    """The network drawn."""
+    if run.model is None:
+        return note("No network yet: the run folder has no train/model.json.")
+    hw = run.input_hw or (360, 480)
+    words = "" if run.input_hw else "No graph was exported yet; the costs are those at 360x480 pixels. "
+    words += "Blocks run from left to right. Their outline is their width; the bars below are their shares of the compute."
+    return figure(draw(run.model.arch, run.model.task, hw), words, "drawing")
+
+
+def training(run: RunFolder) -> str:
+    """Loss and validation mIoU over the epochs."""
+    rows = run.history
+    if not rows:
+        if run.model is None:
+            return note("Not trained yet.")
+        return note("There is no history of a training: these weights were imported, not trained in this run.")
+    scored = [(r["epoch"], r["val_miou"]) for r in rows if r.get("val_miou") is not None]
+    last = len(rows) - 1
+    best = max(range(len(rows)), key=lambda i: -math.inf if rows[i].get("val_miou") is None else rows[i]["val_miou"])
+    marks = [("best", best), ("last", last)] if scored else [("last", last)]
+    charts = figure(line_chart([(r["epoch"], r["loss"]) for r in rows], "epoch", "training loss", marks))
+    if scored:
+        epochs = [e for e, _ in scored]
+        marks = [(name, epochs.index(rows[i]["epoch"])) for name, i in marks if rows[i]["epoch"] in epochs]
+        charts += figure(line_chart([(e, 100 * m) for e, m in scored], "epoch", "validation mIoU, %", marks, "%"))
+        kept = "Best is the epoch with the highest mIoU on the validation split; the weights of both epochs are kept."
+    else:
+        kept = "No epoch was validated."
+    body = [
+        [
+            str(int(r["epoch"])),
+            f"{r['loss']:.4f}",
+            f"{r['lr']:.3g}" if r.get("lr") is not None else NONE,
+            percent(r.get("val_miou"), 2),
+        ]
+        for r in rows
+    ]
+    every = details("Every epoch", table(("epoch", "loss", "learning rate", "val mIoU"), body, text_columns=0))
+    return f'<div class="pair">{charts}</div><p class="soft small" style="margin-top:10px">{clean(kept)}</p>{every}'
+
+
+def classes(run: RunFolder) -> str:
+    """IoU of each class."""
+    if run.validation is None:
+        return note(NOT_VALIDATED)
+    rows = []
+    for i, c in enumerate(run.validation["classes"]):
+        mark = swatch(run.palette[i]) if i < len(run.palette) else ""
+        iou = c["iou"]
+        shown = bar(iou, f"IoU {percent(iou)}") if iou is not None else '<span class="soft small">not in this split</span>'
+        rows.append([mark + clean(c["name"]), shown, percent(iou), percent(c["accuracy"]), percent(c["share"], 2)])
+    caption = (
+        f"Mean IoU {percent(run.validation['miou'], 2)}: the mean over the classes in the labels or in the prediction. "
+        "Accuracy is the part of a class's pixels that was labelled so; share is the class's part of all labelled pixels."
+    )
+    head = ("class", "", "IoU", "accuracy", "share")
+    return table(head, rows, 2, ("", "wide")) + f'<p class="soft small" style="margin-top:10px">{clean(caption)}</p>'
+
+
+def confusion(run: RunFolder) -> str:
+    """What is taken for what."""
+    v = run.validation
+    if v is None:
+        return note(NOT_VALIDATED)
+    caption = (
+        "Each row is one true class; the numbers are percent of its pixels. Blue is right, orange is wrong, and strength grows "
+        "with the square root of the share, so that small confusions show. Point at a cell for its pixels."
+    )
+    return figure(heat_map(v["confusion"], [c["name"] for c in v["classes"]]), caption, "heat")
+
+
+def latency(run: RunFolder) -> str:
+    """How long a frame takes, and where the time goes."""
+    v = run.validation
+    if v is None:
+        return note(NOT_VALIDATED)
+    by_phase = v["latency_ms"]
+    total = by_phase["total"]
+    marks = [(q, total[q]) for q in ("p50", "p90", "p99")]
+    chart = figure(histogram(total["samples"], marks, "time from frame to label map", "ms"), f"{total['n']} frames at batch 1.")
+    rows = []
+    for phase in PHASES:
+        d = by_phase[phase]
+        share = d["p50"] / total["p50"] if total["p50"] else 0.0
+        numbers = [number(d[k], 2) for k in ("p50", "p90", "p99", "mean")]
+        rows.append([clean(phase), bar(share, f"{percent(share)} of the median total"), *numbers])
+    words = (
+        "Decode reads a sample with its label (or draws it), copy brings it to the engine's size and colour order, engine goes "
+        "from camera frame to label map; resizing, normalisation, enlargement and argmax are inside the graph."
+    )
+    head = ("phase", "", "p50, ms", "p90, ms", "p99, ms", "mean, ms")
+    return chart + table(head, rows, 2, ("", "wide")) + f'<p class="soft small" style="margin-top:10px">{clean(words)}</p>'
+
+
+def agreement(run: RunFolder) -> str:
+    """Does the engine do what the trained network does."""
+    rows = []
+    if run.meta is not None and (parity := run.meta.get("parity")):
+        relative = (
+            f"{parity['relative']:.1e} of the largest |logit| ({parity['max_abs_diff']:.2g} of {parity['max_abs_logit']:.3g})"
+        )
+        verdict = "within" if parity["relative"] <= PARITY_LIMIT else "above"
+        rows.append(["Exported graph, largest difference of a logit", relative, f"{verdict} the limit of {PARITY_LIMIT:.0e}"])
+        rows.append(["Exported graph, pixels with torch's label", percent(parity["label_agreement"], 4), "at export"])
+    if run.validation is not None and (a := run.validation.get("agreement")):
+        of = "golden frames" if a["source"] == "golden" else f"frames of split {run.validation['data']['split']}"
+        rows.append(["Engine, pixels with torch's label", percent(a["pixel_agreement"], 4), f"{a['frames']} {of}"])
+        if a.get("torch_miou") is not None:
+            miou = run.validation["miou"]
+            difference = f"engine {percent(miou, 2)}, difference {abs(miou - a['torch_miou']) * 100:.3f} points"
+            rows.append(["Mean IoU of torch on the same frames", percent(a["torch_miou"], 2), difference])
+    if not rows:
+        return note("Neither a graph nor a validation is there to compare with torch.")
+    cells = [[clean(c) for c in row] for row in rows]
+    return table(("what", "value", ""), cells, 3, ("wrap", "wrap", "wrap"))
+
+
+def frames(run: RunFolder) -> str:
+    """Frames beside label and prediction."""
+    names = [c["name"] for c in run.validation["classes"]] if run.validation else []
+    return report_frames.grid(run.path / "validation" / "samples", run.palette, names)
+
+
+def reproduce(run: RunFolder) -> str:
+    """The commands, and all that went into them."""
+    folder, lines = run.shown_path, []
+    shown = shlex.quote(folder)
+    if run.started:
+        lines += [
+            "# as it was started; what --set changed is in the resolved recipe",
+            f"edgesmith run {shlex.quote(run.name)} --out {shown}",
+            "",
+        ]
+    again = shlex.quote(f"{folder.rstrip('/')}-again")
+    lines += ["# exactly this run, once more", f"edgesmith run {shlex.quote(f'{folder}/recipe.yaml')} --out {again}", ""]
+    bundle = shlex.quote(f"{folder}/bundle")
+    lines += ["# is the bundle whole, does it run here", f"edgesmith verify {bundle}", "", *_validate_lines(run, bundle)]
+    recipe = details("The recipe, resolved", pre(run.recipe)) if run.recipe else note("There is no recipe.yaml.")
+    return pre("\n".join(lines)) + recipe
+
+
+def provenance(run: RunFolder) -> str:
+    """Artifacts with their digests, and the machine."""
+    rows: list[list[str]] = []
+    tools: dict[str, str] = {}
+    for name in ("arch", "train", "onnx", "bundle", "validation"):
+        sidecar = run.json(f"{name}/{SIDECAR}")
+        if sidecar is None:
+            rows.append([name, NONE, "not made", NONE, NONE])
+            continue
+        tools = sidecar.get("tools", tools)
+        stage = f"{sidecar.get('stage', '')} v{sidecar.get('version', '')}" if sidecar.get("stage") else NONE
+        device = sidecar.get("device") or NONE
+        rows.append([name, stage, sidecar["digest"], device, sidecar.get("written", NONE)])
+    cells = [[clean(c) if i != 2 else f"<code>{clean(c)}</code>" for i, c in enumerate(row)] for row in rows]
+    times = len(run.started)
+    again = f"<p>The run was started {times} times and went on where it had stopped.</p>" if times > 1 else ""
+    digests = table(("artifact", "stage", "content digest (SHA-256)", "device", "written"), cells, 5, ("", "", "wrap", "wrap"))
+    environment = run.json("environment.json")
+    facts = [[clean(k), clean(v)] for k, v in _flat({**(environment or {}), "tools": (environment or {}).get("tools", tools)})]
+    machine = table(("", ""), facts, 2, ("", "wrap")) if facts else note("There is no environment.json.")
+    return details("Artifacts and their digests", again + digests) + details("Environment", machine)
+
+
+SECTIONS: list[tuple[str, str, Callable[[RunFolder], str]]] = [
+    ("result", "Result", result),
+    ("network", "Network", network),
+    ("training", "Training", training),
+    ("classes", "Classes", classes),
+    ("confusion", "Confusion", confusion),
+    ("latency", "Latency", latency),
+    ("agreement", "Agreement with torch", agreement),
+    ("frames", "Frames", frames),
+    ("reproduce", "Reproduce", reproduce),
+    ("provenance", "Provenance", provenance),
+]
+"""Anchor, title and function of each section, in order."""
+
+
+# What sections are made of
+
+
+def _split(shown: str) -> tuple[str, str]:
+    value, _, unit = shown.partition("\u00a0")
+    return value, unit
+
+
+def _by(hw: Any) -> str:
+    return f"{int(hw[0])}x{int(hw[1])}"
+
+
+def _classes_met(rows: list[dict[str, Any]]) -> str:
+    met = sum(c["iou"] is not None for c in rows)
+    return f"over {met} classes" if met == len(rows) else f"over {met} of {len(rows)} classes"
+
+
+def _parameters_tile(model: Model) -> str:
+    count = params(model.arch, model.task)
+    value, unit = (f"{count / 1e6:.2f}", "M") if count >= 1e6 else (f"{count / 1e3:.0f}", "k")
+    return tile("Parameters", value, unit, model.arch.name)
+
+
+def _size_tiles(run: RunFolder) -> list[str]:
+    """Size of what the engine is made from, and of the whole bundle."""
+    key = (run.validation or {}).get("engine", {}).get("key")
+    plan = run.path / "bundle" / "engines" / str(key) / "engine.plan"
+    file = plan if key and plan.is_file() else run.path / "bundle" / "model.onnx"
+    if not file.is_file():
+        return []
+    whole = sum((run.path / "bundle" / n).stat().st_size for n in payload_files(run.path / "bundle", without=(SIDECAR,)))
+    return [
+        tile("Size", number(file.stat().st_size / 1e6, 2), "MB", f"{file.name}; whole bundle {number(whole / 1e6, 1, 'MB')}")
+    ]
+
+
+def _measured_on(v: dict[str, Any]) -> str:
+    engine, data = v["engine"], v["data"]
+    return clean(
+        f"Measured with the bundle's engine, {engine['backend']} {engine['version']} ({engine['precision']}), "
+        f"on {engine['device']}, "
+        f"over {data['frames']} frames of {data['dataset']}, split {data['split']}. Frames of {_by(v['frame_hw'])} pixels, "
+        f"network at {_by(v['input_hw'])}."
+    )
+
+
+def _validate_lines(run: RunFolder, bundle: str) -> list[str]:
+    v = run.validation
+    if v is None:
+        return []
+    config = (run.json(f"validation/{SIDECAR}") or {}).get("config", {})
+    spec = shlex.quote(f"{v['data']['dataset']}@{v['data']['split']}")
+    limit = f" --limit {int(config['limit'])}" if config.get("limit") else ""
+    weights = f" --weights {shlex.quote(f'{run.shown_path}/train')}" if v.get("agreement", {}).get("source") == "split" else ""
+    data = config.get("data") or {}
+    words = "# the numbers of this page, measured again"
+    if any(data.get(k) for k in ("root", "frame_hw", "seed")):
+        words += "; give the data as the resolved recipe has it"
+    return [words, f"edgesmith validate {bundle} --data {spec}{limit}{weights}"]
+
+
+def _flat(value: dict[str, Any]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for k, v in value.items():
+        rows += [(name, str(x)) for name, x in v.items()] if isinstance(v, dict) else [(k.replace("_", " "), str(v))]
+    return rows
