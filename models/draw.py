@@ -31,13 +31,13 @@ _DECODERS = {"lraspp": "LR-ASPP", "aspp": "ASPP"}
 
 _STYLE = """
 .net{font:11px system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
-.net text{fill:#1d2733}.net .soft{fill:#586674}.net .paper{fill:#fff}.net .rule{stroke:#cfd6dd;fill:none}
-.net .tap{stroke:#1d2733;stroke-width:1.3;fill:none}.net .head{fill:#1d2733}.net .mark{stroke:#d1242f;fill:none}
-.net .red{fill:#d1242f}.net .hatch{stroke:#fff}.net .box{fill:#f1f4f7;stroke:#586674}.net .bar{fill:#6b7a89}
+.net text{fill:#1d2733}.net .net-soft{fill:#586674}.net-paper{fill:#fff}.net-rule{stroke:#cfd6dd;fill:none}
+.net-tap{stroke:#1d2733;stroke-width:1.3;fill:none}.net-head{fill:#1d2733}.net-mark{stroke:#d1242f;fill:none}
+.net .net-red{fill:#d1242f}.net-hatch{stroke:#fff}.net-box{fill:#f1f4f7;stroke:#586674}.net-bar{fill:#6b7a89}
 @media screen and (prefers-color-scheme:dark){
-.net text{fill:#e4e9ee}.net .soft{fill:#9aa7b4}.net .paper{fill:#161b22}.net .rule{stroke:#343c46}
-.net .tap{stroke:#e4e9ee}.net .head{fill:#e4e9ee}.net .mark{stroke:#ff6b6b}
-.net .red{fill:#ff6b6b}.net .hatch{stroke:#161b22}.net .box{fill:#222a33;stroke:#9aa7b4}.net .bar{fill:#8b98a5}}
+.net text{fill:#e4e9ee}.net .net-soft{fill:#9aa7b4}.net-paper{fill:#161b22}.net-rule{stroke:#343c46}
+.net-tap{stroke:#e4e9ee}.net-head{fill:#e4e9ee}.net-mark{stroke:#ff6b6b}
+.net .net-red{fill:#ff6b6b}.net-hatch{stroke:#161b22}.net-box{fill:#222a33;stroke:#9aa7b4}.net-bar{fill:#8b98a5}}
 """
 
 
@@ -111,8 +111,8 @@ def draw(arch: Arch, task: Segmentation, input_hw: tuple[int, int]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" class="net" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{_clean(f"{arch.name}, {len(arch.blocks)} blocks; {caption}")}">\n<style>{_STYLE}</style>\n'
         '<defs><pattern id="net-hatch" width="5" height="5" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-        '<path class="hatch" d="M0 0V5" stroke-width="2.4"/></pattern></defs>\n'
-        f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}" rx="8"/>\n' + "\n".join(parts) + "\n</svg>\n"
+        '<path class="net-hatch" d="M0 0V5" stroke-width="2.4"/></pattern></defs>\n'
+        f'<rect class="net-paper" width="{WIDTH}" height="{HEIGHT}" rx="8"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
 
 
@@ -170,8 +170,8 @@ def _legend(columns: list[_Column]) -> Iterator[str]:
     if any(c.skip for c in columns):
         yield entry(f'<rect width="16" height="12" rx="2" {_SKIP}/>', "skip")
     if any(c.halves for c in columns):
-        yield entry('<rect class="mark" x="1" y="1" width="14" height="10" stroke-width="2"/>', "halves the resolution")
-    yield entry('<path class="tap" d="M0 6H16"/>', "to the decoder")
+        yield entry('<rect class="net-mark" x="1" y="1" width="14" height="10" stroke-width="2"/>', "halves the resolution")
+    yield entry('<path class="net-tap" d="M0 6H16"/>', "to the decoder")
     yield _text(WIDTH - _RIGHT, 54, "height: channels, square-root scale", "text-anchor:end", "soft")
 
 
@@ -183,11 +183,11 @@ def _bands(columns: list[_Column], edges: list[float]) -> Iterator[str]:
         first = columns[members[0]]
         left, right = edges[members[0]], edges[members[-1] + 1]
         middle, size = (left + right) / 2, f"{first.hw[0]}x{first.hw[1]}"
-        yield f'<path class="rule" stroke-width="2" d="M{left + 3:.1f} {_BAND_Y}H{right - 3:.1f}"/>'
+        yield f'<path class="net-rule" stroke-width="2" d="M{left + 3:.1f} {_BAND_Y}H{right - 3:.1f}"/>'
         yield _text(middle, _BAND_Y - 20, f"1/{first.reduction}", "text-anchor:middle;font-weight:600")
         yield _text(middle, _BAND_Y - 7, size, "text-anchor:middle;font-size:10px", "soft")
         if first.halves:
-            yield f'<path class="mark" stroke-dasharray="2 3" d="M{left:.1f} {_BAND_Y}V{_ROWS_Y - 16}"/>'
+            yield f'<path class="net-mark" stroke-dasharray="2 3" d="M{left:.1f} {_BAND_Y}V{_ROWS_Y - 16}"/>'
 
 
 def _outlines(columns: list[_Column], edges: list[float]) -> Iterator[str]:
@@ -211,7 +211,7 @@ def _outlines(columns: list[_Column], edges: list[float]) -> Iterator[str]:
         if c.block is not None and c.block.groups > 1 and not c.skip:
             shape += f'<polygon {points} fill="url(#net-hatch)"/>'
         if c.halves:
-            shape += f'<polygon class="mark" {points} stroke-width="2.2" stroke-linejoin="round"/>'
+            shape += f'<polygon class="net-mark" {points} stroke-width="2.2" stroke-linejoin="round"/>'
         yield f"<g><title>{_clean(c.about)}</title>{shape}</g>"
 
 
@@ -221,18 +221,18 @@ def _decoder(
     """The decoder's box, what enters it from behind and from the side, and what leaves it."""
     left, right = edges[-2] + 12, edges[-1]
     middle, top, bottom = (left + right) / 2, _AXIS_Y - 56, _AXIS_Y + 56
-    box = f'<rect class="box" x="{left:.1f}" y="{top}" width="{right - left:.1f}" height="{bottom - top}" rx="6"/>'
+    box = f'<rect class="net-box" x="{left:.1f}" y="{top}" width="{right - left:.1f}" height="{bottom - top}" rx="6"/>'
     yield f"<g><title>{_clean(decoder.about)}</title>{box}</g>"
-    yield f'<path class="tap" d="M{edges[-2]:.1f} {_AXIS_Y}H{left - 5:.1f}"/>{_arrow(left, _AXIS_Y, "right")}'
+    yield f'<path class="net-tap" d="M{edges[-2]:.1f} {_AXIS_Y}H{left - 5:.1f}"/>{_arrow(left, _AXIS_Y, "right")}'
     yield _text(middle, top + 28, decoder.name, "text-anchor:middle;font-size:14px;font-weight:600")
     lines = (f"{task.classes} logits", f"at {decoder.hw[0]}x{decoder.hw[1]},", "enlarged to")
     for i, line in enumerate(lines):
         yield _text(middle, top + 54 + 17 * i, line, "text-anchor:middle", "soft")
-    yield f'<path class="tap" d="M{middle:.1f} {bottom}V{bottom + 13}"/>{_arrow(middle, bottom + 18, "down")}'
+    yield f'<path class="net-tap" d="M{middle:.1f} {bottom}V{bottom + 13}"/>{_arrow(middle, bottom + 18, "down")}'
     yield _text(middle, bottom + 32, f"{input_hw[0]}x{input_hw[1]}", "text-anchor:middle")
     start = edges[arch.low_level_block + 2]  # column 0 is the stem
-    yield f'<path class="tap" d="M{start:.1f} {_AXIS_Y}V{_TAP_Y}H{middle:.1f}V{top - 5}"/>{_arrow(middle, top, "down")}'
-    yield f'<circle class="head" cx="{start:.1f}" cy="{_AXIS_Y}" r="3"/>'
+    yield f'<path class="net-tap" d="M{start:.1f} {_AXIS_Y}V{_TAP_Y}H{middle:.1f}V{top - 5}"/>{_arrow(middle, top, "down")}'
+    yield f'<circle class="net-head" cx="{start:.1f}" cy="{_AXIS_Y}" r="3"/>'
     low = arch.blocks[arch.low_level_block].width
     words = f"low-level feature: {low} channels at 1/{decoder.reduction}"
     yield _text((start + middle) / 2, _TAP_Y - 5, words, "text-anchor:middle", "soft")
@@ -244,7 +244,7 @@ def _settings(columns: list[_Column], edges: list[float]) -> Iterator[str]:
     for row, name in enumerate(_ROWS):
         y = _ROWS_Y + _ROW * row
         yield _text(_LEFT - 12, y, name, "text-anchor:end", "soft")
-        yield f'<path class="rule" d="M{_LEFT} {y - 12}H{WIDTH - _RIGHT}"/>'
+        yield f'<path class="net-rule" d="M{_LEFT} {y - 12}H{WIDTH - _RIGHT}"/>'
     for c, left, right in zip(columns, edges, edges[1:], strict=False):
         middle = (left + right) / 2
         name = "decoder" if c is columns[-1] else c.name.removeprefix("block ")
@@ -262,10 +262,10 @@ def _bars(columns: list[_Column], edges: list[float], macs: int) -> Iterator[str
     most = max(c.macs for c in columns)
     yield _text(_LEFT - 12, _BARS_Y - 4, "MACs", "text-anchor:end", "soft")
     yield _text(_LEFT - 12, _BARS_Y + 15, "%", "text-anchor:end", "soft")
-    yield f'<path class="rule" d="M{_LEFT} {_BARS_Y}.5H{WIDTH - _RIGHT}"/>'
+    yield f'<path class="net-rule" d="M{_LEFT} {_BARS_Y}.5H{WIDTH - _RIGHT}"/>'
     for c, left, right in zip(columns, edges, edges[1:], strict=False):
         middle, high, share = (left + right) / 2, _BAR * c.macs / most, 100 * c.macs / macs
-        look = 'class="bar"' if c.block is None else f'fill="{c.hue}"'
+        look = 'class="net-bar"' if c.block is None else f'fill="{c.hue}"'
         yield f'<rect {look} x="{middle - 9:.1f}" y="{_BARS_Y - high:.1f}" width="18" height="{high:.1f}"/>'
         yield _text(middle, _BARS_Y + 15, f"{share:.1f}" if c.macs else "0", "text-anchor:middle;font-size:10.5px")
 
@@ -282,11 +282,11 @@ def _arrow(x: float, y: float, way: str) -> str:
     points = f"{x - 7:.1f},{y - 4:.1f} {x:.1f},{y:.1f} {x - 7:.1f},{y + 4:.1f}"
     if way == "down":
         points = f"{x - 4:.1f},{y - 7:.1f} {x:.1f},{y:.1f} {x + 4:.1f},{y - 7:.1f}"
-    return f'<polygon class="head" points="{points}"/>'
+    return f'<polygon class="net-head" points="{points}"/>'
 
 
 def _text(x: float, y: float, words: str, style: str = "", kind: str = "") -> str:
-    attributes = (f' class="{kind}"' if kind else "") + (f' style="{style}"' if style else "")
+    attributes = (f' class="net-{kind}"' if kind else "") + (f' style="{style}"' if style else "")
     return f'<text x="{x:.1f}" y="{y:.1f}"{attributes}>{_clean(words)}</text>'
 
 

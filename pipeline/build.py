@@ -54,6 +54,11 @@ class Build:
         """What the result depends on beside configuration and input: this machine and the backends' versions."""
         return {"machine": platform.machine(), **{b: installed_version(b) for b in self.backends}}
 
+    def require_backends(self) -> None:
+        """Raise ImportError, with what installs it, for a backend that is not there."""
+        for backend in self.backends:
+            _require_library(backend)
+
     def __call__(self, model: OnnxModel, slot: Slot) -> BundleFolder:
         """Build the bundle in `slot`.
 
@@ -61,8 +66,7 @@ class Build:
         installed, RuntimeError when the engine cannot be built or disagrees with the golden masks, TimeoutError.
         """
         model.check()
-        for backend in self.backends:
-            _require_library(backend)
+        self.require_backends()
         meta = Meta.read(model.path / bundles.META)
         notes: list[dict[str, Any]] = []  # into the sidecar: times would make equal bundles differ
         with slot.writing(BundleFolder, parents=[model], engines=notes) as folder:

@@ -193,7 +193,7 @@ def weights_import(family: str, file: Path, out: Path, arch: str | None, as_json
 
 @cli.command()
 @click.argument("source", metavar="DIR|zoo:NAME")
-@click.option("--frame", type=SIZE, default=(360, 480), help="Frame size of camera and label map. Default: 360x480.")
+@click.option("--frame", type=SIZE, default="360x480", help="Frame size of camera and label map. Default: 360x480.")
 @click.option("--input", "input_hw", type=SIZE, help="Size at which the network runs. Default: the frame size.")
 @click.option("--colour-order", type=click.Choice(["bgr", "rgb"]), default="bgr", show_default=True, help="Of the camera.")
 @out_option("Graph folder to write.")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from edgesmith import models
 from edgesmith.deploy.files import write_bytes, write_json
 from edgesmith.models.arch import Arch, Segmentation
-from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, model_json, read_model
+from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, model_json
 from edgesmith.models.weights import read_tensors, tensor_bytes, transfer
 
 from . import losses
@@ -191,24 +191,9 @@ def initial_module(train: Train, arch: Arch, labels: LabelSet) -> tuple[nn.Modul
     module = models.build(arch, Segmentation(len(labels.names)))
     if train.start is None:
         return module, []
-    earlier = train.start.open()
-    model = read_model(earlier.path)
-    if model.arch.digest != arch.digest:
-        raise ValueError(f"start.weights: {earlier.path} holds {model.arch.name}, the recipe trains {arch.name}")
-    tensors = read_tensors(earlier.path / model.weights)
-    rows = head_rows(train.start.classes, labels.names, model.classes)
-    return module, transfer(module, tensors, str(earlier.path), rows)
-
-
-def head_rows(mapping: dict[str, str], names: tuple[str, ...], theirs: tuple[str, ...]) -> dict[int, int]:
-    """Row of the new head -> row of the earlier head that it begins with. Raises ValueError naming an unknown class."""
-    for ours, other in mapping.items():
-        if ours not in names:
-            raise ValueError(f"start.classes: {ours!r} is not a class of the dataset ({', '.join(names)})")
-        if other not in theirs:
-            raise ValueError(f"start.classes: {other!r} is not a class of the earlier weights ({', '.join(theirs)})")
-    wanted = {n: mapping.get(n, n) for n in names}
-    return {i: theirs.index(wanted[n]) for i, n in enumerate(names) if wanted[n] in theirs}
+    model = train.start.model(arch)
+    file = Path(train.start.weights) / model.weights
+    return module, transfer(module, read_tensors(file), str(file), train.start.rows(labels.names, model))
 
 
 def class_weights_of(train: Train, split: Split) -> list[float] | None:

@@ -69,8 +69,8 @@ class _Nodes:
     def reshape(self, x: str, *shape: int) -> str:
         return self.add("Reshape", x, self.integers(*shape))
 
-    def rows(self, x: str, first: int, last: int, axis: int) -> str:
-        """Rows `first` to `last` (exclusive) of `x` along `axis`."""
+    def cut(self, x: str, first: int, last: int, axis: int) -> str:
+        """`x` from `first` to `last` (exclusive) along `axis`."""
         return self.add("Slice", x, self.integers(first), self.integers(last), self.integers(axis))
 
 
@@ -242,7 +242,7 @@ def _enlarged_parts(g: _Nodes, low: str, classes: int, rows: Float, columns: Flo
     computed = blocks.shape[0] * blocks.shape[1]
     x = g.reshape(x, h, computed * classes)
     if computed > width:
-        x = g.rows(x, 0, width * classes, axis=1)
+        x = g.cut(x, 0, width * classes, axis=1)
     size = band_rows(height)
     step = max(1, PART_BYTES // (size * width * classes * 4)) * size
     parts = []
@@ -260,7 +260,7 @@ def _labels(g: _Nodes, parts: Sequence[_Part]) -> None:
     found = []
     for part in parts:
         x = g.add("ArgMax", part.name, axis=2, keepdims=0)
-        found.append(x if part.computed == part.rows else g.rows(x, 0, part.rows, axis=0))
+        found.append(x if part.computed == part.rows else g.cut(x, 0, part.rows, axis=0))
     x = found[0] if len(found) == 1 else g.add("Concat", *found, axis=0)
     g.nodes.append(helper.make_node("Cast", [x], ["labels"], "labels", to=TensorProto.UINT8))
 

@@ -197,7 +197,8 @@ def latency(run: RunFolder) -> str:
     by_phase = v["latency_ms"]
     total = by_phase["total"]
     marks = [(q, total[q]) for q in ("p50", "p90", "p99")]
-    chart = figure(histogram(total["samples"], marks, "time from frame to label map", "ms"), f"{total['n']} frames at batch 1.")
+    charts = figure(histogram(total["samples"], marks, "time from frame to label map", "ms"))
+    charts += figure(line_chart(_slowest(total["samples"]), "frame", "time, ms", [], "ms"))
     rows = []
     for phase in PHASES:
         d = by_phase[phase]
@@ -205,22 +206,29 @@ def latency(run: RunFolder) -> str:
         numbers = [number(d[k], 2) for k in ("p50", "p90", "p99", "mean")]
         rows.append([clean(phase), bar(share, f"{percent(share)} of the median total"), *numbers])
     words = (
+        f"{total['n']} frames, one after the other, batch 1: how often which time, and the same in order. "
         "Decode reads a sample with its label (or draws it), copy brings it to the engine's size and colour order, engine goes "
         "from camera frame to label map; resizing, normalisation, enlargement and argmax are inside the graph."
     )
     head = ("phase", "", "p50, ms", "p90, ms", "p99, ms", "mean, ms")
-    return chart + table(head, rows, 2, ("", "wide")) + f'<p class="soft small" style="margin-top:10px">{clean(words)}</p>'
+    return (
+        f'<div class="pair">{charts}</div>'
+        + table(head, rows, 2, ("", "wide"))
+        + f'<p class="soft small" style="margin-top:10px">{clean(words)}</p>'
+    )
 
 
 def agreement(run: RunFolder) -> str:
     """Does the engine do what the trained network does."""
     rows = []
     if run.meta is not None and (parity := run.meta.get("parity")):
-        relative = (
-            f"{parity['relative']:.1e} of the largest |logit| ({parity['max_abs_diff']:.2g} of {parity['max_abs_logit']:.3g})"
+        largest = (
+            f"{_power(parity['max_abs_diff'])}, {_power(parity['relative'])} of the largest ({parity['max_abs_logit']:.3g})"
         )
         verdict = "within" if parity["relative"] <= PARITY_LIMIT else "above"
-        rows.append(["Exported graph, largest difference of a logit", relative, f"{verdict} the limit of {PARITY_LIMIT:.0e}"])
+        rows.append(
+            ["Exported graph, largest difference of a logit", largest, f"{verdict} the limit of {_power(PARITY_LIMIT)}"]
+        )
         rows.append(["Exported graph, pixels with torch's label", percent(parity["label_agreement"], 4), "at export"])
     if run.validation is not None and (a := run.validation.get("agreement")):
         of = "golden frames" if a["source"] == "golden" else f"frames of split {run.validation['data']['split']}"
@@ -305,6 +313,17 @@ def _split(shown: str) -> tuple[str, str]:
     return value, unit
 
 
+def _power(value: float) -> str:
+    """1.5e-06 as it is written by hand."""
+    return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+00", "")
+
+
+def _slowest(samples: list[float], most: int = 600) -> list[tuple[float, float]]:
+    """(frame, time) in order; of many frames the slowest of each few, so that no peak is lost."""
+    step = math.ceil(len(samples) / most)
+    return [(i, max(samples[i : i + step])) for i in range(0, len(samples), step)] if samples else []
+
+
 def _by(hw: Any) -> str:
     return f"{int(hw[0])}x{int(hw[1])}"
 
@@ -316,7 +335,7 @@ def _classes_met(rows: list[dict[str, Any]]) -> str:
 
 def _parameters_tile(model: Model) -> str:
     count = params(model.arch, model.task)
-    value, unit = (f"{count / 1e6:.2f}", "M") if count >= 1e6 else (f"{count / 1e3:.0f}", "k")
+    value, unit = (f"{count / 1e6:.2f}", "M") if count >= 1e5 else (f"{count / 1e3:.0f}", "k")
     return tile("Parameters", value, unit, model.arch.name)
 
 

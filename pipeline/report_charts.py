@@ -33,16 +33,16 @@ def line_chart(
     low, high = min(y for _, y in finite), max(y for _, y in finite)
     ys = ticks(0 if 0 < low < 0.4 * high else low, high)
     first, last = finite[0][0], finite[-1][0]
-    frame = _Frame(460, 270, (first - 0.5, last + 0.5) if first == last else (first, last), (ys[0], ys[-1]))
+    frame = _Frame(460, 290, (first - 0.5, last + 0.5) if first == last else (first, last), (ys[0], ys[-1]))
     xs = [x for x in ticks(first, last, 6) if x == int(x) and first <= x <= last]
     parts = [*frame.axes(xs, ys, x_name, y_name)]
     path = "L".join(f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in finite)
     parts.append(f'<path class="line" d="M{path}"/>')
-    digits = _digits(ys) + 1
+    digits = _digits(ys) + 2
     at = 0.0
     for i, (name, index) in enumerate(marks):
         x, y = points[index]
-        words = f"{name} epoch {x:g}: {number(y, digits, unit)}"
+        words = f"{name} {x_name} {x:g}: {number(y, digits, unit)}"
         dot = f'class="{"ring" if i else "best"}" r="{4.5 if i else 5}"'
         if math.isfinite(y):
             parts.append(f'<circle {dot} cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}"/>')
@@ -50,7 +50,7 @@ def line_chart(
             f'<circle {dot} cx="{_LEFT + at + 5:.1f}" cy="14"/><text x="{_LEFT + at + 16:.1f}" y="18">{clean(words)}</text>'
         )
         at += 34 + 6.6 * len(words)
-    said = ", ".join(f"{name} epoch {points[i][0]:g}: {number(points[i][1], digits, unit)}" for name, i in marks)
+    said = ", ".join(f"{name} {x_name} {points[i][0]:g}: {number(points[i][1], digits, unit)}" for name, i in marks)
     return frame.svg(f"{y_name} by {x_name}. {said}", parts)
 
 
@@ -66,8 +66,8 @@ def histogram(samples: Sequence[float], marks: Sequence[tuple[str, float]], x_na
     for s in samples:
         counts[min(max(int((s - edges[0]) / width + 1e-9), 0), len(counts) - 1)] += 1
     ys = [y for y in ticks(0, max(counts), 4) if y == int(y)]
-    frame = _Frame(700, 280, (edges[0], edges[-1]), (0, ys[-1]), top=66)
-    xs = [x for x in ticks(edges[0], edges[-1], 8) if edges[0] - width / 2 < x < edges[-1] + width / 2]
+    frame = _Frame(460, 290, (edges[0], edges[-1]), (0, ys[-1]), top=66)
+    xs = [x for x in ticks(edges[0], edges[-1], 6) if edges[0] - width / 2 < x < edges[-1] + width / 2]
     parts = [*frame.axes(xs, ys, f"{x_name}, {unit}", "frames")]
     digits = _digits(edges)
     for start, count in zip(edges, counts, strict=False):
@@ -96,10 +96,11 @@ def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
         raise ValueError(f"confusion: needs {n} rows of {n} numbers")
     cell = 46 if n <= 12 else 34 if n <= 20 else 16
     short = [name if len(name) <= 16 else f"{name[:15]}…" for name in names]
-    left = top = 18 + round(6.9 * max(map(len, short)))
-    top = round(top * 0.72) + 22
+    longest = round(6.9 * max(map(len, short)))
+    left, top = max(96, longest + 18), max(44, round(longest * 0.72) + 26)
     width, height = left + n * cell + round(0.5 * top), top + n * cell + 6
-    parts = [f'<text class="soft" x="{left - 8}" y="{top - 10}" text-anchor="end">truth ↓ prediction →</text>']
+    corner = f'class="soft" x="{left - 8}" text-anchor="end"'
+    parts = [f'<text {corner} y="{top - 26}">prediction →</text>', f'<text {corner} y="{top - 8}">truth ↓</text>']
     for i, name in enumerate(short):
         y, x = top + i * cell + cell / 2 + 4, left + i * cell + cell / 2
         parts.append(f'<text x="{left - 8}" y="{y:.1f}" text-anchor="end">{clean(name)}</text>')

@@ -25,7 +25,8 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 main{max-width:1140px;margin:0 auto;padding:28px 20px 48px}
 h1{font-size:30px;line-height:1.2;margin:0 0 4px;letter-spacing:-.01em;overflow-wrap:anywhere}
 h2{font-size:19px;margin:0 0 12px}h3{font-size:14px;margin:0 0 8px}
-p{margin:0 0 10px;max-width:76ch}.soft,figcaption,.note{color:var(--soft)}.small,figcaption{font-size:13.5px}
+p{margin:0 0 10px;max-width:84ch}
+.small,figcaption{max-width:110ch}.soft,figcaption,.note{color:var(--soft)}.small,figcaption{font-size:13.5px}
 nav{font-size:14px;margin:12px 0 0;display:flex;flex-wrap:wrap;gap:2px 16px}a{color:var(--accent)}
 section{background:var(--paper);border:1px solid var(--rule);border-radius:10px;padding:20px 22px;margin-top:20px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:16px 20px;margin:4px 0 0}
@@ -40,7 +41,7 @@ overflow-wrap:anywhere}
 .bar{display:block;height:10px;border-radius:2px;background:var(--accent);min-width:1px}.track{display:block;background:var(--code);
 border-radius:2px}.swatch{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:8px;vertical-align:-1px;
 box-shadow:0 0 0 1px var(--rule)}
-figure{margin:0}figcaption{margin-top:8px;max-width:76ch}.pair{display:grid;gap:20px;
+figure{margin:0}figcaption{margin-top:8px}figure+.scroll{margin-top:18px}.pair{display:grid;gap:20px;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr))}
 svg,img{max-width:100%;height:auto;display:block}.drawing svg{min-width:940px;width:100%}.heat svg{margin:0 auto}
 .frames{display:grid;gap:6px;grid-template-columns:repeat(3,1fr);margin:0 0 4px}.frames img{width:100%;border-radius:4px;
@@ -59,11 +60,13 @@ summary{cursor:pointer;font-weight:600}details>:nth-child(2){margin-top:12px}det
 .chart text.on{fill:var(--on)}.chart .cell{fill:none;stroke:var(--rule)}
 @media (max-width:640px){main{padding:18px 10px 32px}section{padding:16px 14px;border-radius:8px}h1{font-size:25px}
 .tiles{grid-template-columns:1fr 1fr;gap:14px}.tile .value{font-size:23px}.frames{grid-template-columns:1fr 1fr}
-.frames img:first-child{grid-column:1/3}th,td{padding:5px 6px}td.wide{width:24%;min-width:56px}
+.frames img:first-child{grid-column:1/3}table{font-size:13px}th{font-size:12px}th,td{padding:5px 4px}
+td.wide{width:20%;min-width:34px}.swatch{margin-right:5px}
 .heat svg{min-width:520px}}
 @media print{body{background:#fff;font-size:11pt}main{max-width:none;padding:0}section{border:0;padding:0;break-inside:auto}
 nav{display:none}tr,figure,.tile,.sample{break-inside:avoid}h2{break-after:avoid}.drawing svg{min-width:0}
-.scroll{overflow:visible}
+.scroll{overflow:visible;break-inside:avoid}.pair{grid-template-columns:1fr 1fr}
+details::details-content{content-visibility:visible}
 pre{white-space:pre-wrap}*{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """
 
@@ -161,8 +164,8 @@ def pre(text: str) -> str:
     """Text as it stands, line by line; what follows a # is paler."""
     lines = []
     for line in text.splitlines():
-        code, hash_, comment = line.partition("  # ")
-        lines.append(clean(code) + (f'<span class="comment">{clean(hash_ + comment)}</span>' if hash_ else ""))
+        code, mark, comment = ("", "# ", line[2:]) if line.startswith("# ") else line.partition("  # ")
+        lines.append(clean(code) + (f'<span class="comment">{clean(mark + comment)}</span>' if mark else ""))
     return f'<pre tabindex="0"><code>{chr(10).join(lines)}</code></pre>'
 
 

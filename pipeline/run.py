@@ -65,14 +65,25 @@ def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None]) -> R
 
 def preflight(recipe: Recipe) -> None:
     """Find what would stop a later stage before the first one runs. Raises ValueError or OSError."""
-    if recipe.train.start is not None:
-        recipe.train.start.open()
-    recipe.derive.value  # noqa: B018  (reads the file)
-    if recipe.train.data is not None:
-        for split in ("train", "val"):
-            open_split(recipe.train.data, split)
-    if recipe.validate.data is not None:
-        open_split(recipe.validate.data, recipe.validate.split)
+    arch = recipe.derive.value
+    train, validate = recipe.train, recipe.validate
+    if train.data is None or validate.data is None:
+        raise ValueError("data: no dataset is named")
+    split = open_split(train.data, "train")
+    open_split(train.data, "val")
+    if len(split) < train.batch:
+        raise ValueError(f"train.batch: {train.batch} frames a step, but the train split has only {len(split)}")
+    if train.start is not None:
+        train.start.rows(split.labels.names, train.start.model(arch))
+    tested = open_split(validate.data, validate.split)
+    if set(tested.labels.names) != set(split.labels.names):
+        raise ValueError(
+            f"validate.data: {validate.data.dataset} has classes {', '.join(tested.labels.names)}, "
+            f"the training data {', '.join(split.labels.names)}"
+        )
+    if validate.backend is not None and validate.backend not in recipe.build.backends:
+        raise ValueError(f"validate.backend: {validate.backend} is not among build.backends {list(recipe.build.backends)}")
+    recipe.build.require_backends()
 
 
 @contextmanager

@@ -10,6 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from edgesmith.models.arch import Arch
+from edgesmith.models.model import Model, read_model
+
 from .artifacts import Architecture, Slot, Weights
 from .data.augment import Augment
 from .data.spec import Data
@@ -42,6 +45,25 @@ class Start:
                 f"`edgesmith weights import squeezenas FILE --out {self.weights}`"
             )
         return open_artifact(Weights, Path(self.weights))
+
+    def model(self, arch: Arch) -> Model:
+        """What the weights are of. Raises ValueError when that is not `arch`."""
+        model = read_model(self.open().path)
+        if model.arch.digest != arch.digest:
+            raise ValueError(f"start.weights: {self.weights} holds {model.arch.name}, the recipe trains {arch.name}")
+        return model
+
+    def rows(self, names: tuple[str, ...], model: Model) -> dict[int, int]:
+        """Row of the new head -> row of the earlier one that it begins with. Raises ValueError naming an unknown class."""
+        for ours, theirs in self.classes.items():
+            if ours not in names:
+                raise ValueError(f"start.classes: {ours!r} is not a class of the dataset ({', '.join(names)})")
+            if theirs not in model.classes:
+                raise ValueError(
+                    f"start.classes: {theirs!r} is not a class of the earlier weights ({', '.join(model.classes)})"
+                )
+        wanted = {n: self.classes.get(n, n) for n in names}
+        return {i: model.classes.index(wanted[n]) for i, n in enumerate(names) if wanted[n] in model.classes}
 
 
 @dataclass(frozen=True)

@@ -182,22 +182,18 @@ def vehicle(canvas: Canvas, at: tuple[float, float], heading: float, kind: int, 
         *(paint, GLASS, DARK, (105, 106, 110), (150, 22, 20), (225, 225, 215)),
         *((205, 185, 70) if (normals[0] * (first[0])).sum() > 0 else (215, 215, 210), DARK),
     )
+    materials = np.array(mesh.materials)
+    glass = materials == WINDOW
+    gains[glass] *= 1.0 + 1.6 * np.maximum(normals[glass, 1], 0)  # glass that leans back mirrors the sky
+    shades = np.array(colours)[materials] * gains[:, None]
+    if braking:
+        shades[materials == REAR_LAMP] = (255, 60, 50)
+    shades = np.minimum(shades + veil * np.array(light.haze), 255).tolist()
     small = bottom - top < 14
     for number in np.flatnonzero(visible).tolist():
-        material, strength = mesh.materials[number], float(gains[number])
+        material, shade = mesh.materials[number], shades[number]
         if small and material in (HUB, PLATE, TRIM):
             continue
-        if material == WINDOW:
-            strength *= 1.0 + 1.6 * max(0.0, float(normals[number, 1]))  # glass that leans back mirrors the sky
-        r, g, b = colours[material]
-        if material == REAR_LAMP and braking:
-            (r, g, b), strength = (255, 60, 50), 1.0
-        haze = light.haze
-        shade = (
-            min(255.0, r * strength + veil * haze[0]),
-            min(255.0, g * strength + veil * haze[1]),
-            min(255.0, b * strength + veil * haze[2]),
-        )
         face = mesh.faces[number]
         part = slice(face[0], face[-1] + 1)
         klass = CAR if material in (PAINT, WINDOW, TYRE) else None  # the others lie within these

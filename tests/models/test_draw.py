@@ -61,7 +61,7 @@ def test_skips_and_halving_blocks_are_told_apart() -> None:
     svg = draw(arch, models.Segmentation(11), HW)
     assert sum(", skip, " in t or ": skip, " in t for t in titles(svg)) == sum(b.op == "skip" for b in arch.blocks)
     assert sum("stride 2" in t for t in titles(svg)) == sum(b.stride == 2 for b in arch.blocks)
-    assert len(re.findall('<polygon class="mark"', svg)) == sum(b.stride == 2 for b in arch.blocks)
+    assert len(re.findall('<polygon class="net-mark"', svg)) == sum(b.stride == 2 for b in arch.blocks)
 
 
 def test_the_tap_is_drawn_from_the_low_level_block() -> None:

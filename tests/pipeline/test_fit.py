@@ -15,7 +15,7 @@ from edgesmith.pipeline.artifacts import Architecture, Slot, Weights
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data
 from edgesmith.pipeline.derive import Derive
-from edgesmith.pipeline.fit import Trainer, head_rows
+from edgesmith.pipeline.fit import Trainer
 from edgesmith.pipeline.loader import Batch, Batches
 from edgesmith.pipeline.optim import learning_rate
 from edgesmith.pipeline.train import Start, Train
@@ -111,8 +111,9 @@ def test_start_refuses_other_architectures_and_unknown_classes(arch: Architectur
     other = Derive("zoo:squeezenas-mac-small")(Slot(tmp_path / "other"))
     with pytest.raises(ValueError, match="squeezenas-lat-small"):
         dataclasses.replace(TINY, start=Start(str(earlier.path)))(other, Slot(tmp_path / "later"))
+    start = Start(str(earlier.path), {"Cat": "Car"})
     with pytest.raises(ValueError, match="'Cat' is not a class of the dataset"):
-        head_rows({"Cat": "Car"}, ("Car",), ("Car",))
+        dataclasses.replace(TINY, start=start)(arch, Slot(tmp_path / "later"))
     with pytest.raises(FileNotFoundError, match="edgesmith weights import"):
         Start(str(tmp_path / "absent")).open()
 

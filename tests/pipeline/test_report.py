@@ -175,7 +175,7 @@ def test_the_headline_says_the_numbers_with_their_units(made: Path) -> None:
     assert f"{100 * v['miou']:.1f} %" in said
     assert f"{v['latency_ms']['total']['p50']:.1f} ms p50" in said
     assert f"{v['fps']:.1f} FPS" in said
-    for words in ("1.93 MB", "472 k", "GMACs", "412 MB", "onnxruntime 1.31.0 (fp32), on CPU", "street, split test", "64x96"):
+    for words in ("1.93 MB", "0.46 M", "GMACs", "412 MB", "onnxruntime 1.31.0 (fp32), on CPU", "street, split test", "64x96"):
         assert words in said, words
 
 

@@ -1,0 +1,90 @@
+"""From a network's logits to the label map: the exported graph's way against the plain one, in ONNX Runtime, interleaved.
+
+    python bench/enlarge.py [--threads 2] [--rounds 20]
+
+`resize` is Resize and ArgMax over class planes; `resize, classes last` the same on (H, W, classes); `bands` is what
+`edgesmith.pipeline.graph` writes. Times are medians in ms; a ratio above 1 is faster than `resize` in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import onnxruntime
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from edgesmith.pipeline import graph
+
+CASES = ((19, (45, 60), (360, 480)), (11, (45, 60), (360, 480)), (19, (128, 256), (1024, 2048)))
+
+
+def enlargement(low: int, high: int) -> graph.Float:
+    """The matrix of a bilinear enlargement with aligned corners, (high, low)."""
+    at = np.arange(high) * (low - 1) / (high - 1)
+    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(low))).astype(np.float32)
+
+
+def resize(classes: int, low: tuple[int, int], high: tuple[int, int], *, classes_last: bool) -> ModelProto:
+    """logits (1, classes, h, w) -> labels (H, W) with ONNX's Resize."""
+    node = helper.make_node
+    how = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+    sizes = [1, *high, classes] if classes_last else [1, classes, *high]
+    nodes = [
+        node("Resize", ["given", "", "", "sizes"], ["large"], **how),
+        node("ArgMax", ["large"], ["found"], axis=3 if classes_last else 1, keepdims=0),
+        node("Reshape", ["found", "shape"], ["map"]),
+        node("Cast", ["map"], ["labels"], to=TensorProto.UINT8),
+    ]
+    nodes.insert(0, node("Transpose", ["logits"], ["given"], perm=[0, 2, 3, 1] if classes_last else [0, 1, 2, 3]))
+    constants = [numpy_helper.from_array(np.array(v, np.int64), name) for name, v in (("sizes", sizes), ("shape", list(high)))]
+    given = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, classes, *low])
+    labels = helper.make_tensor_value_info("labels", TensorProto.UINT8, high)
+    whole = helper.make_graph(nodes, "resize", [given], [labels], constants)
+    return helper.make_model(whole, opset_imports=[helper.make_opsetid("", graph.OPSET)], ir_version=8)
+
+
+def measure(models: dict[str, ModelProto], logits: np.ndarray, rounds: int, threads: int) -> None:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    sessions = {
+        name: onnxruntime.InferenceSession(m.SerializeToString(), options, ["CPUExecutionProvider"])
+        for name, m in models.items()
+    }
+    labels = {name: s.run(None, {"logits": logits})[0] for name, s in sessions.items()}
+    taken: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(rounds):
+        for name, session in sessions.items():
+            start = time.perf_counter()
+            session.run(None, {"logits": logits})
+            taken[name].append((time.perf_counter() - start) * 1e3)
+    plain = np.array(taken["resize"])
+    for name, times in taken.items():
+        ratio = np.percentile(plain / np.array(times), (50, 10, 90))
+        same = float(np.mean(labels[name] == labels["resize"]))
+        print(
+            f"  {name:22s} {np.median(times):8.2f}  least {min(times):8.2f}  ratio {ratio[0]:5.2f} "
+            f"({ratio[1]:.2f} to {ratio[2]:.2f})  same labels {same:.6f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=20)
+    given = parser.parse_args()
+    for classes, low, high in CASES:
+        print(f"{classes} classes, {low[0]}x{low[1]} -> {high[0]}x{high[1]}, {given.threads} threads")
+        matrices = enlargement(low[0], high[0]), enlargement(low[1], high[1])
+        models = {
+            "resize": resize(classes, low, high, classes_last=False),
+            "resize, classes last": resize(classes, low, high, classes_last=True),
+            "bands": graph.enlarging(classes, matrices).model,
+        }
+        logits = np.random.default_rng(0).normal(size=(1, classes, *low)).astype(np.float32) * 3
+        measure(models, logits, given.rounds, given.threads)
+
+
+if __name__ == "__main__":
+    main()
