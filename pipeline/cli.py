@@ -80,7 +80,7 @@ def run(recipe: str, out: Path | None, overrides: tuple[str, ...], dry_run: bool
         runs.preflight(checked.resolved)
         click.echo(recipes.dump(checked.resolved), nl=False)
         return
-    done = runs.run(checked, name, out or Path("runs") / name, view_for(sys.stderr))
+    done = runs.run(checked, recipe, out or Path("runs") / name, view_for(sys.stderr), overrides)
     result = {**_validation_summary(done.validation.path), "folder": str(done.folder), "report": str(done.report)}
     _show(result, as_json)
 

@@ -41,7 +41,8 @@ def logits_by_torch(
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"frame has shape {frames.shape} and type {frames.dtype}; it must be RGB uint8, (H, W, 3)")
     frame_hw = (frames.shape[1], frames.shape[2])
-    x = torch.from_numpy(frames).to(next(module.parameters()).device).permute(0, 3, 1, 2).float()
+    # A copy: frames may be read-only or turned around (BGR to RGB), and torch shares memory with neither.
+    x = torch.from_numpy(np.array(frames, order="C")).to(next(module.parameters()).device).permute(0, 3, 1, 2).float()
     return network_logits(module, resized(x, input_hw or frame_hw), mean, std, frame_hw)
 
 

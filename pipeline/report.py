@@ -102,7 +102,7 @@ def result(run: RunFolder) -> str:
                 f"p99 {number(total['p99'], 1, 'ms')}, reading included",
             ),
             tile("Latency, engine alone", number(engine["p50"], 1), "ms p50", f"p99 {number(engine['p99'], 1, 'ms')}"),
-            tile("Throughput", number(v["fps"], 1), "FPS", "one frame after the other, batch 1"),
+            tile("Throughput", number(v["fps"], 1), "FPS", "frame in memory to label map, batch 1"),
         ]
     items += _size_tiles(run)
     if run.model is not None:
@@ -254,11 +254,9 @@ def reproduce(run: RunFolder) -> str:
     folder, lines = run.shown_path, []
     shown = shlex.quote(folder)
     if run.started:
-        lines += [
-            "# as it was started; what --set changed is in the resolved recipe",
-            f"edgesmith run {shlex.quote(run.name)} --out {shown}",
-            "",
-        ]
+        overrides = "".join(f" --set {shlex.quote(str(o))}" for o in run.started[-1].get("overrides", []))
+        recipe_name = shlex.quote(str(run.started[-1].get("recipe", "")))
+        lines += ["# as it was started", f"edgesmith run {recipe_name}{overrides} --out {shown}", ""]
     again = shlex.quote(f"{folder.rstrip('/')}-again")
     lines += ["# exactly this run, once more", f"edgesmith run {shlex.quote(f'{folder}/recipe.yaml')} --out {again}", ""]
     bundle = shlex.quote(f"{folder}/bundle")

@@ -61,8 +61,8 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """What was run: the recipe's name or file."""
-        return str(self.started[-1].get("recipe") or self.path.name) if self.started else self.path.resolve().name
+        """What was run: the recipe's name, without folder and ending where it was a file."""
+        return Path(str(self.started[-1].get("recipe") or self.path.name)).stem if self.started else self.path.resolve().name
 
     @property
     def shown_path(self) -> str:

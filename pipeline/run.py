@@ -6,7 +6,7 @@ import dataclasses
 import fcntl
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,10 @@ class Run:
     report: Path
 
 
-def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None]) -> Run:
+def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None], overrides: Sequence[str] = ()) -> Run:
     """Run `recipe` (called `name`) in `folder`; what is up to date there is not done again.
+
+    `overrides` are those that the recipe was read with; they are noted, for the report's command.
 
     Raises ValueError or OSError before anything is written when an input is wrong, BlockingIOError when another process
     is running in `folder`.
@@ -46,7 +48,7 @@ def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None]) -> R
         write_json(folder / "environment.json", environment())
         log = EventLog(folder, view)
         try:
-            log("run", recipe=name, folder=str(folder))
+            log("run", recipe=name, folder=str(folder), overrides=list(overrides))
             pipeline = Pipeline(folder, log)
             arch = pipeline.run("arch", Architecture, recipe.derive)
             weights = pipeline.run("train", Weights, recipe.train, arch)

@@ -114,13 +114,9 @@ class Validate:
         }
         with slot.writing(Validation, parents=[given], device=engine.device) as folder:
             write_json(folder / "validation.json", result)
-            for number, (sample, labels) in enumerate(measured.shown):
-                _write_sample(
-                    folder / "samples",
-                    f"{number:03d}",
-                    sample if table is None else sample._replace(label=table[sample.label]),
-                    labels,
-                )
+            for index, (sample, labels) in measured.shown.items():
+                truth = sample.label if table is None else table[sample.label]
+                _write_sample(folder / "samples", f"{index:03d}", sample._replace(label=truth), labels)
         slot.log("validated", miou=result["miou"], fps=result["fps"], pixel_agreement=agreement["pixel_agreement"])
         return Validation(slot.out)
 
@@ -178,8 +174,8 @@ class _Measured:
     confusion: ConfusionMatrix
     latency_ms: dict[str, list[float]] = field(default_factory=lambda: {phase: [] for phase in PHASES})
     peak_memory_mb: float = 0.0
-    shown: list[tuple[Sample, NDArray[np.uint8]]] = field(default_factory=list)
-    """Some samples with what the engine said, evenly spread over the split."""
+    shown: dict[int, tuple[Sample, NDArray[np.uint8]]] = field(default_factory=dict)
+    """Index -> a sample with what the engine said; a few, evenly spread over the split."""
 
 
 def _measure(engine: Engine, frames: _Frames, warmup: int, log: Callable[..., None]) -> _Measured:
@@ -209,7 +205,7 @@ def _measure(engine: Engine, frames: _Frames, warmup: int, log: Callable[..., No
             measured.latency_ms[phase].append(seconds * 1e3)
         frames.score(measured.confusion, sample, labels)
         if index in chosen:
-            measured.shown.append((sample, labels.copy()))
+            measured.shown[index] = sample, labels.copy()
         log("progress", done=index + 1, total=frames.count)
     measured.peak_memory_mb = _peak_memory_mb()
     return measured

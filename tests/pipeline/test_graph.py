@@ -33,7 +33,7 @@ def run(model: ModelProto, **given: NDArray[Any]) -> NDArray[Any]:
 
 
 def network(*, first: str = "Conv") -> ModelProto:
-    """Normalised RGB (1, 3, 16, 24) -> logits (1, 4, 8, 12), by a padded convolution, behind a LeakyRelu unless it is `first`."""
+    """Normalised RGB (1, 3, 16, 24) -> logits (1, 4, 8, 12), by a padded convolution, which is `first` or second."""
     weights = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
     nodes = [helper.make_node("Conv", ["x", "w"], ["low"], "conv", strides=[2, 2], pads=[1, 1, 1, 1], doc_string="here")]
     if first != "Conv":
@@ -53,9 +53,7 @@ def assemble(
     model: ModelProto, colour_order: Literal["bgr", "rgb"] = "bgr", frame_hw: tuple[int, int] = (16, 24)
 ) -> graph.Assembled:
     enlargement = bilinear(8, frame_hw[0]), bilinear(12, frame_hw[1])
-    return graph.assemble(
-        model, frame_hw=frame_hw, colour_order=colour_order, mean=MEAN, std=STD, enlargement=enlargement
-    )
+    return graph.assemble(model, frame_hw=frame_hw, colour_order=colour_order, mean=MEAN, std=STD, enlargement=enlargement)
 
 
 def frame(hw: tuple[int, int] = (16, 24)) -> NDArray[np.uint8]:

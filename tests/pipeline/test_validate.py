@@ -112,7 +112,8 @@ def test_latency_is_measured_for_each_frame_and_its_phases_add_up(
         assert 0 < phase["p50"] <= phase["p90"] <= phase["p99"] == max(phase["samples"])
     parts = zip(*(latency[p]["samples"] for p in ("decode", "copy", "engine")), strict=True)
     assert np.allclose([sum(p) for p in parts], latency["total"]["samples"], atol=1e-3)
-    assert got["fps"] == pytest.approx(1000 / latency["total"]["p50"], abs=0.01)
+    labelled = sorted(c + e for c, e in zip(latency["copy"]["samples"], latency["engine"]["samples"], strict=True))
+    assert got["fps"] == pytest.approx(1000 / labelled[(len(labelled) - 1) // 2], rel=0.02)
     assert 10 < got["peak_memory_mb"] < 100_000
 
 
