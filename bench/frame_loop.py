@@ -1,12 +1,12 @@
 """Frame to label map: the exported graph in ONNX Runtime against the naive loop around torch, interleaved.
 
-    python bench/frame_loop.py [--weights zoo:squeezenas-lat-small | DIR] [--frame 360x480] [--rounds 30] [--json FILE]
+    python bench/frame_loop.py [--weights zoo:squeezenas-lat-small | DIR] [--frame 360x480] [--rounds 25] [--json FILE]
 
 The naive loop is what one writes first: numpy flips the camera's BGR, normalises and transposes, torch runs the network
 eagerly and enlarges the logits, numpy takes the argmax. Both take the same BGR frames and use the same number of threads.
 
-The two alternate in short blocks. Each block begins with a pause and a frame that does not count, because idle threads of
-the one library spin for a while and would slow the other down.
+The two alternate in short blocks. Each block begins with frames that do not count: idle threads of the one library spin for a
+while and slow the other down, and caches hold what the other left there.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from edgesmith.pipeline.export import Export
 from edgesmith.pipeline.imports import weights_of
 
 Frame = NDArray[np.uint8]
-BLOCK = 3
-PAUSE_S = 0.25
+BLOCK = 4
+WARM_UP = 3
+LIMIT_S = 90.0
+"""No round begins after this: beside other work, torch's threads wait for each other for seconds a frame."""
 
 
 def naive_loop(module: torch.nn.Module, model: Model) -> Callable[[Frame], Frame]:
@@ -50,9 +52,9 @@ def naive_loop(module: torch.nn.Module, model: Model) -> Callable[[Frame], Frame
 
 
 def milliseconds(label: Callable[[Frame], Frame], frames: list[Frame]) -> list[float]:
-    """One block: a pause, a frame to warm up, then BLOCK frames that count."""
-    time.sleep(PAUSE_S)
-    label(frames[-1])
+    """One block: WARM_UP frames that do not count, then `frames`, which do."""
+    for i in range(WARM_UP):
+        label(frames[i % len(frames)])
     taken = []
     for frame in frames:
         start = time.perf_counter()
@@ -68,7 +70,7 @@ def summary(values: NDArray[np.float64]) -> dict[str, float]:
 
 def measure(weights: str, frame_hw: tuple[int, int], rounds: int, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
-    frames = [np.ascontiguousarray(render(0, i, frame_hw).frame[..., ::-1]) for i in range(BLOCK * 4)]
+    frames = [np.ascontiguousarray(render(0, i, frame_hw).frame[..., ::-1]) for i in range(BLOCK * 3)]
     with tempfile.TemporaryDirectory() as scratch, weights_of(weights) as given:
         onnx = Export(frame_hw)(given, Slot(Path(scratch) / "onnx"))
         model = read_model(given.path)
@@ -76,8 +78,11 @@ def measure(weights: str, frame_hw: tuple[int, int], rounds: int, threads: int) 
         with OnnxRuntimeEngine(onnx.path / "model.onnx", frame_hw, options=SessionOptions(threads=threads)) as engine:
             same = [float(np.mean(engine.infer(f) == naive(f))) for f in frames]
             taken: dict[str, list[list[float]]] = {"naive": [], "graph": []}
+            end = time.monotonic() + LIMIT_S
             for i in range(rounds):
-                block = frames[i % 4 * BLOCK : (i % 4 + 1) * BLOCK]
+                if time.monotonic() > end:
+                    break
+                block = frames[i % 3 * BLOCK : (i % 3 + 1) * BLOCK]
                 taken["naive"].append(milliseconds(naive, block))
                 taken["graph"].append(milliseconds(engine.infer, block))
     by_naive, by_graph = (np.array(taken[k]) for k in ("naive", "graph"))  # (rounds, BLOCK)
@@ -101,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="zoo:squeezenas-lat-small", help="weights folder, or zoo:NAME")
     parser.add_argument("--frame", type=size, default=(360, 480), help="height x width")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     given = parser.parse_args()

@@ -285,6 +285,11 @@ def main() -> None:
             raise
         click.echo(f"edgesmith: {e}", err=True)
         sys.exit(2)
+    except ImportError as e:
+        if debug:
+            raise
+        click.echo(f"edgesmith: {missing_library(e)}", err=True)
+        sys.exit(1)
     except Exception as e:
         if debug:
             raise
@@ -295,7 +300,7 @@ def main() -> None:
 
 def missing_library(error: ImportError) -> str:
     """An ImportError in words, with the extra that brings the library."""
-    if "pip install" in str(error) or "edgesmith[" in str(error):
+    if "pip install" in str(error):
         return str(error)
     name = (error.name or "").partition(".")[0]
     extra = "cpu" if name in ("cv2", "yaml", "onnxruntime") else "rtx" if name == "tensorrt_rtx" else "host"

@@ -28,8 +28,8 @@ OPSET = 18
 BAND = 24
 """Rows of an enlargement matrix that make one dense block, roughly. From 15 to 45 there is no measurable difference; at 8 the
 blocks are too many, and from 60 on the zeros in them cost more than the numbers."""
-PART_BYTES = 16 << 20
-"""Bound for the enlarged logits of one part: well inside the last-level cache of a small machine."""
+PART_BYTES = 8 << 20
+"""Bound for the enlarged logits of one part. Smaller is hardly faster and makes many more operators."""
 
 Float = NDArray[np.float32]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import importlib.util
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +67,10 @@ def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None], over
 
 
 def preflight(recipe: Recipe) -> None:
-    """Find what would stop a later stage before the first one runs. Raises ValueError or OSError."""
+    """Find what would stop a later stage before the first one runs. Raises ValueError, OSError or ImportError."""
+    for library in ("torch", "onnx", "safetensors"):
+        if importlib.util.find_spec(library) is None:
+            raise ImportError(f"training and export need {library}: pip install 'edgesmith[host]'", name=library)
     arch = recipe.derive.value
     train, validate = recipe.train, recipe.validate
     if train.data is None or validate.data is None:

@@ -137,6 +137,7 @@ def test_without_torch_training_is_refused_in_words(torch_free: Path, tmp_path: 
     assert done.returncode == 1
     assert "edgesmith[host]" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 LIGHT = "import sys, {module}; print(sorted(m for m in {heavy} if m in sys.modules))"
@@ -165,7 +166,7 @@ def test_public_names() -> None:
 def test_every_command_and_path_in_the_readme_exists() -> None:
     readme = (ROOT / "README.md").read_text()
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`?make ([a-z-]+)`?", readme):
+    for target in re.findall(r"(?:`|^)make ([a-z-]+)", readme, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for link in re.findall(r"\]\(([^)#:]+)\)", readme):
         assert (ROOT / link).exists(), link

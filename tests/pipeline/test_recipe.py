@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgesmith.pipeline import recipe
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_every_named_recipe_reads_and_its_resolved_form_reads_back(name: str, tmp_path: Path) -> None:
+    read = recipe.read(name)
+    assert read.about
+    (tmp_path / "resolved.yaml").write_text(recipe.dump(read.resolved))
+    assert recipe.read(str(tmp_path / "resolved.yaml")) == read.resolved
+
+
+def test_stages_without_a_dataset_get_the_recipes() -> None:
+    resolved = recipe.read("street").resolved
+    assert resolved.train.data == resolved.validate.data == resolved.data
+
+
+def test_overrides_reach_nested_fields() -> None:
+    read = recipe.read("street", ["train.epochs=3", "train.augment.crop_hw=[64, 96]", "data.seed=7"])
+    assert (read.train.epochs, read.train.augment.crop_hw, read.data.seed) == (3, (64, 96), 7)
+
+
+def test_an_unknown_recipe_gets_the_nearest_name() -> None:
+    with pytest.raises(FileNotFoundError, match="did you mean 'street'"):
+        recipe.read("sreet")

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from edgesmith.deploy.files import new_folder, read_json, write_json, write_text
+from edgesmith.pipeline.artifacts import Architecture, Slot, Weights, open_artifact
+from edgesmith.pipeline import events
+from edgesmith.pipeline.run import locked
+from edgesmith.pipeline.stage import Pipeline, stage_key
+
+
+@dataclass(frozen=True)
+class Write:
+    """A stage for tests: a file with a text."""
+
+    text: str = "one"
+    threads: int = field(default=1, metadata={"identity": False})
+    version: ClassVar[int] = 1
+
+    def __call__(self, *arguments: Any) -> Architecture:
+        *given, slot = arguments
+        with slot.writing(Architecture, given) as folder:
+            write_text(folder / "text", self.text)
+        return Architecture(slot.out)
+
+
+def pipeline(folder: Path, seen: list[str]) -> Pipeline:
+    return Pipeline(folder, lambda event, **fields: seen.append(f"{fields['stage']} {event}"))
+
+
+def test_a_stage_runs_once_and_again_only_when_its_key_changes(tmp_path: Path) -> None:
+    seen: list[str] = []
+    p = pipeline(tmp_path, seen)
+    first = p.run("a", Architecture, Write())
+    p.run("b", Architecture, Write("two"), first)
+    assert seen == ["a start", "a done", "b start", "b done"]
+    seen.clear()
+    p.run("b", Architecture, Write("two", threads=8), p.run("a", Architecture, Write(threads=4)))
+    assert seen == ["a up-to-date", "b up-to-date"]
+    seen.clear()
+    p.run("b", Architecture, Write("two"), p.run("a", Architecture, Write("changed")))
+    assert seen == ["a start", "a done", "b start", "b done"]
+
+
+def test_a_damaged_artifact_is_made_again(tmp_path: Path) -> None:
+    seen: list[str] = []
+    p = pipeline(tmp_path, seen)
+    digest = p.run("a", Architecture, Write()).digest
+    (tmp_path / "a" / "text").write_text("damaged")
+    assert p.run("a", Architecture, Write()).digest == digest
+    assert seen[-1] == "a done"
+
+
+def test_the_key_depends_on_stage_version_configuration_inputs_and_environment(tmp_path: Path) -> None:
+    class Write2(Write):
+        version = 2
+
+    one, two = (Write(t)(Slot(tmp_path / t)) for t in ("x", "y"))
+    keys = [
+        stage_key(Write()),
+        stage_key(Write("two")),
+        stage_key(Write2()),
+        stage_key(Write(), one),
+        stage_key(Write(), two),
+        stage_key(Write(), one, environment={"gpu": "a"}),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert stage_key(Write(threads=9)) == stage_key(Write())
+
+
+def test_content_digest_covers_payload_only_and_the_sidecar_says_how_it_was_made(tmp_path: Path) -> None:
+    a = pipeline(tmp_path / "a", []).run("x", Architecture, Write())
+    time.sleep(0.01)
+    b = pipeline(tmp_path / "b", []).run("x", Architecture, Write(threads=2))
+    assert a.digest == b.digest
+    assert a.sidecar["stage"] == "Write"
+    assert a.sidecar["config"]["text"] == "one"
+    assert "numpy" in a.sidecar["tools"]
+
+
+def test_an_artifact_of_another_kind_is_refused(tmp_path: Path) -> None:
+    Write()(Slot(tmp_path / "x"))
+    with pytest.raises(ValueError, match="not 'weights'"):
+        open_artifact(Weights, tmp_path / "x")
+    with pytest.raises(FileNotFoundError, match="not an artifact"):
+        open_artifact(Weights, tmp_path)
+
+
+def test_a_failing_stage_leaves_what_was_there(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Fail(Write):
+        def __call__(self, *arguments: Any) -> Architecture:
+            with arguments[-1].writing(Architecture) as folder:
+                write_text(folder / "text", "half")
+                raise RuntimeError("power")
+
+    made = Write()(Slot(tmp_path / "a"))
+    before = made.digest
+    with pytest.raises(RuntimeError, match="power"):
+        Fail()(Slot(tmp_path / "a"))
+    assert Architecture(tmp_path / "a").digest == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_new_folder_replaces_only_when_it_is_whole(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "x") as folder:
+        (folder / "one").write_text("1")
+    with new_folder(tmp_path / "x") as folder:
+        (folder / "two").write_text("2")
+        assert (tmp_path / "x" / "one").exists()
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["two"]
+
+
+def test_links_are_not_part_of_an_artifact(tmp_path: Path) -> None:
+    made = Write()(Slot(tmp_path / "a"))
+    (tmp_path / "a" / "link").symlink_to("/etc/hostname")
+    with pytest.raises(ValueError, match="plain file"):
+        Architecture(made.path).check()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "1" * 5000, '{"a": nan}', "\ufeff{}"])
+def test_text_that_is_not_json_is_refused_by_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(ValueError, match=r"bad\.json"):
+        read_json(tmp_path / "bad.json")
+
+
+def test_json_never_holds_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nan"):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom edgesmith.pipeline.run import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError, match="another edgesmith"), locked(tmp_path):
+            pass
+        holder.kill()
+    with locked(tmp_path):
+        assert os.path.exists(tmp_path)
+
+
+def test_events_go_to_lines_view_and_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "STEP_LINE_SECONDS", 60.0)
+    seen: list[str] = []
+    log = events.EventLog(tmp_path, lambda event, **fields: seen.append(event))
+    log("start", stage="train")
+    for step in range(3):
+        log("step", stage="train", epoch=1, step=step + 1, steps=3, epochs=1, loss=1.0, lr=0.1)
+    log("epoch", stage="train", epoch=1, epochs=1, loss=1.0, lr=0.1, val_miou=0.5, seconds=1.0)
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert seen == ["start", "step", "step", "step", "epoch"]
+    assert [line["event"] for line in lines] == ["start", "step", "epoch"]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [e.value for e in board.Scalars("train/epoch/val_miou")] == [0.5]
+
+
+def test_stages_are_hashable_data() -> None:
+    assert {Write(), Write()} == {Write()}
+    assert dataclasses.replace(Write(), text="x") != Write()
