@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import pytest
 
 from edgesmith.deploy.files import new_folder, read_json, write_json, write_text
-from edgesmith.pipeline.artifacts import Architecture, Slot, Weights, open_artifact
 from edgesmith.pipeline import events
+from edgesmith.pipeline.artifacts import Architecture, Slot, Weights, open_artifact
 from edgesmith.pipeline.run import locked
 from edgesmith.pipeline.stage import Pipeline, stage_key
 
