@@ -1,5 +1,5 @@
 # One .venv serves every target. `make run` and `make test` install what they need first.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 .PHONY: run test test-slow check bench dev wheel study-camvid clean
 

@@ -102,7 +102,7 @@ def _end_epoch(train: Train, trainer: Trainer, progress: Progress, val: Split, s
     epoch = progress.epoch + 1
     miou = None
     if epoch % train.val_every == 0 or epoch == train.epochs:
-        miou = evaluate(trainer.averaged, val, trainer.device)
+        miou = evaluate(trainer.averaged, val, train.input_hw)
         if progress.best_miou is None or miou > progress.best_miou:
             progress.best_miou, progress.best_epoch = miou, epoch
             trainer.remember_best()
@@ -205,14 +205,14 @@ def class_weights_of(train: Train, split: Split) -> list[float] | None:
     return losses.class_weights([float(c) for c in counts / max(1, counts.sum())])
 
 
-def evaluate(module: nn.Module, split: Split, device: torch.device) -> float:
-    """mIoU of `module` over `split`, each frame at its own size."""
+def evaluate(module: nn.Module, split: Split, input_hw: tuple[int, int] | None) -> float:
+    """mIoU of `module` over `split`, the network at `input_hw` (default: each frame's size), labels at the frame's."""
     matrix = ConfusionMatrix(len(split.labels.names))
     training = module.training
     module.eval()
     for i in range(len(split)):
         sample = split[i]
-        matrix.add(sample.label, labels_by_torch(module, sample.frame, IMAGENET_MEAN, IMAGENET_STD))
+        matrix.add(sample.label, labels_by_torch(module, sample.frame, IMAGENET_MEAN, IMAGENET_STD, input_hw))
     module.train(training)
     return matrix.miou
 

@@ -35,10 +35,11 @@ class Recipe:
 
     @property
     def resolved(self) -> Recipe:
-        """The same recipe with `data` filled in wherever a stage leaves it out."""
+        """The same recipe with `data` filled in wherever a stage leaves it out, and the input size of training."""
+        input_hw = self.train.input_hw or self.export.input_hw
         return dataclasses.replace(
             self,
-            train=dataclasses.replace(self.train, data=self.train.data or self.data),
+            train=dataclasses.replace(self.train, data=self.train.data or self.data, input_hw=input_hw),
             export=dataclasses.replace(self.export, golden=self.export.golden or self.data),
             validate=dataclasses.replace(self.validate, data=self.validate.data or self.data),
         )

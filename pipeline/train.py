@@ -74,6 +74,9 @@ class Train:
     """Dataset; the recipe's own unless said otherwise. Trains on its train split, looks at its val split."""
     start: Start | None = None
     """Earlier weights, or null to start from scratch."""
+    input_hw: tuple[int, int] | None = None
+    """Size at which the network runs when it is validated; the recipe's export.input_hw unless said otherwise. What it is
+    trained at is the augmentation's scale."""
     epochs: int = 10
     batch: int = 8
     """Frames a step."""

@@ -266,6 +266,8 @@ def _build(trt: ModuleType, job: dict[str, str], send: Callable[..., None]) -> i
     network = builder.create_network(_strongly_typed(trt))
     config = builder.create_builder_config()
     config.progress_monitor = _monitor(trt, send)
+    if hasattr(trt.BuilderFlag, "TF32"):  # on by default; fp32 is to mean fp32, in the enlargement's MatMul above all
+        config.clear_flag(trt.BuilderFlag.TF32)
     if job["compute_capability"] != "current":
         config.num_compute_capabilities = 1
         capability = getattr(trt.ComputeCapability, job["compute_capability"].upper())
