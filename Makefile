@@ -17,11 +17,12 @@ check: dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python bench/tables.py --check
 
 bench: dev
 	$(BIN)/python bench/enlarge.py
-	$(BIN)/python bench/frame_loop.py
-	$(BIN)/python bench/train_step.py
+	$(BIN)/python bench/frame_loop.py --json docs/measurements/frame_loop.json
+	$(BIN)/python bench/train_step.py --json docs/measurements/train_step.json
 
 study-camvid: dev
 	$(BIN)/python bench/study_camvid.py
@@ -29,6 +30,7 @@ study-camvid: dev
 dev: .venv/installed .dev/edgesmith
 
 .venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'make needs Python 3.11 or newer: make PYTHON=python3.11')"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@

@@ -23,7 +23,8 @@ CASES = ((19, (45, 60), (360, 480)), (11, (45, 60), (360, 480)), (19, (128, 256)
 def enlargement(low: int, high: int) -> graph.Float:
     """The matrix of a bilinear enlargement with aligned corners, (high, low)."""
     at = np.arange(high) * (low - 1) / (high - 1)
-    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(low))).astype(np.float32)
+    matrix: graph.Float = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(low))).astype(np.float32)
+    return matrix
 
 
 def resize(classes: int, low: tuple[int, int], high: tuple[int, int], *, classes_last: bool) -> ModelProto:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgesmith.deploy.engines.onnxruntime import processor
 from edgesmith.deploy.files import read_json, write_json
 from edgesmith.pipeline import recipe, run
 from edgesmith.pipeline.artifacts import BundleFolder, Slot, tool_versions
@@ -31,7 +32,7 @@ def main() -> None:
         if name in (row["job"] for row in rows):
             print(f"{name}: done before", file=sys.stderr)
             continue
-        result = {"job": name, **job(), "tools": tool_versions(), "processor": run.processor()}
+        result = {"job": name, **job(), "tools": tool_versions(), "processor": processor()}
         write_json(RESULTS, [*rows, result])
         print(f"{name}: test mIoU {result['miou']:.4f}", file=sys.stderr)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,39 @@ def camvid_classes(rows: list[dict[str, Any]]) -> str:
     return markdown(["class", "IoU, fine-tuned (mean of seeds)", "IoU, trained on street alone"], lines)
 
 
+def frame_loop(found: dict[str, Any]) -> str:
+    rows = [
+        [name, *(f"{found[key][p]:.2f}" for p in ("p10", "p50", "p90"))]
+        for name, key in (("naive loop, ms", "naive_ms"), ("graph, ms", "graph_ms"), ("naive / graph", "ratio"))
+    ]
+    return markdown(["a frame", "p10", "p50", "p90"], rows)
+
+
+def train_step(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["precision"],
+            "channels_last" if row["channels_last"] else "NCHW",
+            "kept" if row["freed_memory_kept"] else "given back",
+            f"{row['step_s'] * 1e3:.0f}",
+            "{:.2f} ({:.2f} to {:.2f})".format(*row["faster"]),
+        ]
+        for row in found["rows"]
+    ]
+    return markdown(["precision", "layout", "freed memory", "step, ms", "faster than the first, median (range)"], rows)
+
+
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
     return "".join("| " + " | ".join(row) + " |\n" for row in lines)
 
 
-TABLES = {"camvid": camvid, "camvid-classes": camvid_classes}
+TABLES: dict[str, Callable[[Any], str]] = {
+    "camvid": camvid,
+    "camvid-classes": camvid_classes,
+    "frame_loop": frame_loop,
+    "train_step": train_step,
+}
 
 if __name__ == "__main__":
     main()

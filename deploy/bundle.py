@@ -16,15 +16,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesmith.deploy.engines import Engine, open_engine
+from edgesmith.deploy.engines.tensorrt import PLAN
 from edgesmith.deploy.files import payload_files, read_json, sha256_file, sha256_json, write_text
+from edgesmith.deploy.images import in_colour_order, read_png
 from edgesmith.deploy.meta import EngineRecord, Meta, Parity, is_sha256
 
 __all__ = [
@@ -42,7 +43,7 @@ __all__ = [
 ]  # fmt: skip
 
 MANIFEST = "manifest.json"
-SIDECAR = "artifact.json"
+SIDECAR = "artifact.json"  # the pipeline has the same word; this room imports nothing of that one
 GRAPH = "model.onnx"
 META = "meta.json"
 REQUIRED = (GRAPH, META, "provenance.json")
@@ -97,11 +98,11 @@ class Bundle:
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder; a bundle is one")
-        if not (folder / MANIFEST).is_file():
+        if not (folder / MANIFEST).exists():
             raise FileNotFoundError(f"{folder} is not a bundle: it has no {MANIFEST}; `edgesmith build` makes bundles")
         files = _read_manifest(folder)
         _require_files(folder, files)
-        return cls(folder, Meta.read(folder / META), files, _read_records(folder, files))
+        return cls(folder, Meta.read(_plain(folder, META)), files, _read_records(folder, files))
 
     def problems(self) -> list[Problem]:
         """All that is wrong with the bundle's files as they are now on the disk; empty when it is intact."""
@@ -120,7 +121,7 @@ class Bundle:
         """
         for name in self.golden_names():
             image, mask = (f"golden/{name}{end}" for end in (".png", ".mask.png"))
-            frame, labels = _read_png(self.folder / image, True), _read_png(self.folder / mask, False)
+            frame, labels = read_png(_plain(self.folder, image), True), read_png(_plain(self.folder, mask), False)
             for file, pixels in ((image, frame), (mask, labels)):
                 if pixels.shape[:2] != self.meta.frame_hw:
                     raise ValueError(f"{self.folder / file} is {pixels.shape[:2]} pixels; frame_hw is {self.meta.frame_hw}")
@@ -146,8 +147,6 @@ class Bundle:
         for name in (GRAPH, META, *(n for n in self.files if n.startswith(f"engines/{record.key}/"))):
             if problem := _damage(self.folder, name, self.files[name]):
                 raise ValueError(f"{self.folder} is not the bundle that was written: {problem}")
-        if record.graph_sha256 != self.files[GRAPH].sha256:
-            raise ValueError(f"{folder}/engine.json: graph_sha256 is not that of {GRAPH}; build the engine again")
         return open_engine(record.backend, self.folder / GRAPH, folder, self.meta.frame_hw, self.meta.precision)
 
     def _record(self, backend: str | None) -> EngineRecord:
@@ -195,20 +194,6 @@ def check_golden(bundle: Bundle, engine: Engine) -> GoldenCheck:
     return GoldenCheck(len(by_frame), sum(by_frame.values()) / len(by_frame), worst, by_frame[worst])
 
 
-def in_colour_order(
-    frame: NDArray[np.uint8], order: Literal["bgr", "rgb"], out: NDArray[np.uint8] | None = None
-) -> NDArray[np.uint8]:
-    """An RGB frame (H, W, 3) with its channels in `order`, C-contiguous, written into `out` where given."""
-    if out is None:
-        out = np.empty(frame.shape, np.uint8)
-    if order == "rgb":
-        np.copyto(out, frame)
-    else:
-        cv2 = _opencv()
-        cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR, dst=out)
-    return out
-
-
 def write_manifest(folder: Path) -> None:
     """Write `folder`/manifest.json over all files below it. Raises ValueError when something there is no plain file."""
     names = payload_files(folder, without=(MANIFEST, SIDECAR))
@@ -243,7 +228,7 @@ def _malformed(folder: Path, files: dict[str, FileEntry]) -> list[Problem]:
     """The bytes are those that were written; were the right ones written?"""
     parts: tuple[tuple[str, Callable[[], object]], ...] = (
         (MANIFEST, lambda: _require_files(folder, files)),
-        (META, lambda: Meta.read(folder / META)),
+        (META, lambda: Meta.read(_plain(folder, META))),
         ("engines", lambda: _read_records(folder, files)),
         ("golden", lambda: _golden_names(folder, files)),
     )
@@ -273,19 +258,39 @@ def _survey(folder: Path) -> tuple[set[str], list[Problem]]:
 def _damage(folder: Path, name: str, entry: FileEntry) -> Problem | None:
     """What is wrong with one file of the manifest."""
     path = folder / name
-    if any(p.is_symlink() for p in (path, *path.parents) if p.is_relative_to(folder) and p != folder):
-        return Problem(name, "is or lies behind a symbolic link")
-    if not path.is_file():
-        return Problem(name, "is missing")
     try:
+        if _behind_link(folder, path):
+            return Problem(name, "is or lies behind a symbolic link")
+        if not path.is_file():
+            return Problem(name, "is missing")
         size = path.stat().st_size
         if size != entry.size_bytes:
             return Problem(name, f"has {size} bytes; the manifest says {entry.size_bytes}")
         if sha256_file(path) != entry.sha256:
             return Problem(name, "was changed: its SHA-256 is not the manifest's")
-    except OSError as e:
+    except OSError as e:  # a name that is too long among others
         return Problem(name, f"cannot be read: {e.strerror}")
     return None
+
+
+def _behind_link(folder: Path, path: Path) -> bool:
+    return any(p.is_symlink() for p in (path, *path.parents) if p.is_relative_to(folder) and p != folder)
+
+
+def _plain(folder: Path, name: str) -> Path:
+    """The path of one file, once it is a plain one: a pipe would block its reader, a link could lead anywhere.
+
+    Raises FileNotFoundError when it is missing, ValueError when it is something else.
+    """
+    path = folder / name
+    try:
+        if _behind_link(folder, path):
+            raise ValueError(f"{path} is or lies behind a symbolic link; a bundle holds only plain files")
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is not a plain file")
+    except OSError as e:
+        raise ValueError(f"{path} cannot be read: {e.strerror}") from None
+    return path
 
 
 def _manifest_text(entries: dict[str, FileEntry]) -> str:
@@ -296,7 +301,7 @@ def _manifest_text(entries: dict[str, FileEntry]) -> str:
 
 
 def _read_manifest(folder: Path) -> dict[str, FileEntry]:
-    path = folder / MANIFEST
+    path = _plain(folder, MANIFEST)
     value = read_json(path)
     if not isinstance(value, dict) or set(value) != {"digest", "files", "format"}:
         raise ValueError(f"{path} must be an object with digest, files and format")
@@ -314,7 +319,7 @@ def _entry(path: Path, name: str, entry: Any) -> FileEntry:
     parts = name.split("/")
     if name in (MANIFEST, SIDECAR) or "\\" in name or "\0" in name or {"", ".", ".."} & set(parts):
         raise ValueError(f"{path}: files has the path {name!r}; only relative paths inside the bundle may stand there")
-    if PurePosixPath(name).is_absolute() or not isinstance(entry, dict) or set(entry) != {"bytes", "sha256"}:
+    if not isinstance(entry, dict) or set(entry) != {"bytes", "sha256"}:
         raise ValueError(f"{path}: files[{name!r}] must be an object with bytes and sha256")
     if type(entry["bytes"]) is not int or entry["bytes"] < 0 or not is_sha256(entry["sha256"]):
         raise ValueError(f"{path}: files[{name!r}] must hold a number of bytes and a SHA-256")
@@ -341,33 +346,22 @@ def _read_records(folder: Path, files: dict[str, FileEntry]) -> dict[str, Engine
     for name in files:
         parts = name.split("/")
         if parts[0] == "engines" and parts[-1] == "engine.json":
-            record = EngineRecord.read(folder / name)
-            if parts != ["engines", record.key, "engine.json"]:
-                raise ValueError(f"{folder / name}: key is {record.key!r}; it must be the name of its folder")
+            record = EngineRecord.read(_plain(folder, name))
+            _require_consistent(record, folder / name, parts, files)
             records[record.key] = record
     if not records:
         raise ValueError(f"{folder / MANIFEST}: files lists no engines/<key>/engine.json; a bundle has at least one engine")
     return records
 
 
-def _read_png(path: Path, colour: bool) -> NDArray[np.uint8]:
-    cv2 = _opencv()
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    pixels: NDArray[np.uint8] | None = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    wanted = 3 if colour else 2
-    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != wanted or (colour and pixels.shape[2] != 3):
-        raise ValueError(f"{path} is not an 8-bit {'RGB' if colour else 'single-channel'} PNG")
-    if colour:
-        pixels = np.ascontiguousarray(pixels[:, :, ::-1])  # OpenCV gives BGR
-    return pixels
-
-
-def _opencv() -> ModuleType:
-    try:
-        import cv2
-    except ImportError as e:
-        raise ImportError(
-            f"reading images needs OpenCV, which is not installed ({e}): "
-            "pip install 'edgesmith[cpu]', or on a Jetson apt install python3-opencv"
-        ) from e
-    return cv2
+def _require_consistent(record: EngineRecord, path: Path, parts: list[str], files: dict[str, FileEntry]) -> None:
+    """Raise ValueError unless what engine.json says of its folder, its graph and its plan is what the manifest says."""
+    if parts != ["engines", record.key, "engine.json"]:
+        raise ValueError(f"{path}: key is {record.key!r}; it must be the name of its folder")
+    graph, plan = files.get(GRAPH), files.get(f"engines/{record.key}/{PLAN}")
+    if graph is not None and record.graph_sha256 != graph.sha256:
+        raise ValueError(f"{path}: graph_sha256 is not that of {GRAPH}; build the engine again")
+    held = None if plan is None else plan.size_bytes
+    if record.plan_bytes != held:
+        there = "there is none" if held is None else f"it has {held} bytes"
+        raise ValueError(f"{path}: plan_bytes is {record.plan_bytes}, but of {PLAN} {there}; build the engine again")

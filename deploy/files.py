@@ -112,7 +112,11 @@ def new_folder(final: Path) -> Iterator[Path]:
         if final.exists():
             replaced = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".old", dir=final.parent))
             os.replace(final, replaced / "was")
-            os.replace(temporary, final)
+            try:
+                os.replace(temporary, final)
+            except BaseException:
+                os.replace(replaced / "was", final)
+                raise
             shutil.rmtree(replaced)
         else:
             os.replace(temporary, final)
@@ -123,10 +127,16 @@ def new_folder(final: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(final: Path) -> None:
-    """Remove what a killed `new_folder(final)` left beside `final`. Only for a caller that knows no other is writing it."""
-    for kind in ("tmp", "old"):
-        for left in final.parent.glob(f".{final.name}.*.{kind}"):
-            shutil.rmtree(left, ignore_errors=True)
+    """Clear what a killed `new_folder(final)` left beside `final`; what it had moved away and not replaced comes back.
+
+    Only for a caller that knows no other is writing there.
+    """
+    for old in final.parent.glob(f".{final.name}.*.old"):
+        if (old / "was").exists() and not final.exists():
+            os.replace(old / "was", final)
+        shutil.rmtree(old, ignore_errors=True)
+    for temporary in final.parent.glob(f".{final.name}.*.tmp"):
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _fsync_folder(folder: Path) -> None:

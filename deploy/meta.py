@@ -18,12 +18,18 @@ T = TypeVar("T")
 
 FORMAT = 1
 VOID = 255
-_MAX_SIDE = 16384
+"""Label of pixels that no class claims. The pipeline's datasets have their own: this room imports nothing of that one."""
+MAX_SIDE = 16384
+"""Largest height and width in pixels of anything here."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the exported graph's logits are from torch's, measured at export."""
+    """How far the exported graph's logits are from torch's, measured at export.
+
+    Where frame and network differ in size, torch is given the graph's own resized frame: these numbers are the network's and
+    the enlargement's. The resize is held against torch's by itself, and is not in them.
+    """
 
     max_abs_diff: float
     max_abs_logit: float
@@ -184,8 +190,8 @@ class _Fields:
 
     def size(self, name: str) -> tuple[int, int]:
         value = self.take(name)
-        if not (isinstance(value, list) and len(value) == 2 and all(_integer(v, 1, _MAX_SIDE) for v in value)):
-            self.refuse(name, f"[height, width], integers from 1 to {_MAX_SIDE}")
+        if not (isinstance(value, list) and len(value) == 2 and all(_integer(v, 1, MAX_SIDE) for v in value)):
+            self.refuse(name, f"[height, width], integers from 1 to {MAX_SIDE}")
         return value[0], value[1]
 
     def triple(self, name: str, valid: Callable[[Any], bool], must_be: str) -> tuple[float, float, float]:
@@ -246,7 +252,7 @@ def _integer(value: Any, low: int, high: int) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e300 and not math.isnan(value)
+    return type(value) in (int, float) and abs(value) < 1e300  # so no NaN
 
 
 def _listed(value: Any) -> Any:

@@ -39,9 +39,10 @@ class Artifact:
     def sidecar(self) -> dict[str, Any]:
         """`artifact.json` as a dictionary. Raises FileNotFoundError or ValueError."""
         value = read_json(self.path / SIDECAR)
-        if not isinstance(value, dict) or not {"kind", "digest", "key"} <= set(value):
-            raise ValueError(f"{self.path / SIDECAR} is not the sidecar of an artifact: it needs kind, digest and key")
-        return value
+        good = isinstance(value, dict) and all(isinstance(value.get(k), str) for k in ("kind", "digest", "key"))
+        if not good or not isinstance(value.get("files", {}), dict):
+            raise ValueError(f"{self.path / SIDECAR} is not the sidecar of an artifact: it needs kind, digest and key as texts")
+        return dict(value)
 
     def check(self) -> None:
         """Raise ValueError naming the folder when it is of another kind or its payload is not what its stage wrote."""
@@ -106,6 +107,12 @@ def open_artifact(kind: type[A], path: Path) -> A:
     return artifact
 
 
+def require_ours(out: Path) -> None:
+    """Raise ValueError unless `out` is free, empty, or holds an artifact, so that nobody else's files are ever replaced."""
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / SIDECAR).is_file())):
+        raise ValueError(f"{out} exists and is no artifact of ours; name another folder, nothing was overwritten")
+
+
 def file_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each payload file below `folder`, by relative path."""
     return {name: sha256_file(folder / name) for name in payload_files(folder, without=(SIDECAR,))}
@@ -142,14 +149,16 @@ class Slot:
     """Called as log(event, **fields) for whatever a person or a report may want to follow."""
     config: dict[str, Any] = field(default_factory=dict)
     """The stage's configuration as it stands in the sidecar."""
+    started: float = field(default_factory=time.monotonic)
+    """When the work began, for the sidecar's `seconds`."""
 
     @contextlib.contextmanager
     def writing(self, kind: type[Artifact], parents: Sequence[Artifact] = (), **notes: Any) -> Iterator[Path]:
         """Yield a temporary folder; when the block ends, add the sidecar, flush all to disk, rename it to `out`.
 
-        `notes` (seed, device and the like) go into the sidecar.
+        `notes` (seed, device and the like) go into the sidecar. Raises ValueError when something that is not ours lies there.
         """
-        start = time.monotonic()
+        require_ours(self.out)
         with new_folder(self.out) as folder:
             yield folder
             files = file_digests(folder)
@@ -162,7 +171,7 @@ class Slot:
                 "parents": [{"kind": p.kind, "digest": p.digest} for p in parents],
                 "tools": tool_versions(),
                 **notes,
-                "seconds": round(time.monotonic() - start, 3),
+                "seconds": round(time.monotonic() - self.started, 3),
                 "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             }
             write_json(folder / SIDECAR, sidecar)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import platform
 import shutil
 from dataclasses import dataclass, field
@@ -33,7 +35,7 @@ class Build:
     """GPU architecture that tensorrt_rtx builds for: sm75, sm80, sm86, sm89, sm120 or sm121."""
     timeout_s: float = field(default=1200.0, metadata={"identity": False})
     """Seconds after which building one plan is given up."""
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         problems = []
@@ -167,8 +169,11 @@ def _require_library(backend: Backend) -> None:
 
 
 def installed_version(backend: Backend) -> str:
-    """Version of a backend's distribution as installed here, `none` where it is not; nothing is imported."""
-    try:
-        return metadata.version(_DISTRIBUTIONS[backend])
-    except metadata.PackageNotFoundError:
+    """Version of a backend as installed here, `none` where it is not, `unknown` without metadata; nothing is imported."""
+    if importlib.util.find_spec(backend) is None:
         return "none"
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(_DISTRIBUTIONS[backend])
+    # The module may come under another name, such as onnxruntime-gpu.
+    names = metadata.packages_distributions().get(backend, [])
+    return metadata.version(names[0]) if names else "unknown"

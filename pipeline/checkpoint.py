@@ -16,6 +16,7 @@ from torch import Tensor
 from edgesmith.deploy.files import write_bytes
 
 if TYPE_CHECKING:
+    from .artifacts import Slot
     from .fit import Trainer
 
 
@@ -30,7 +31,6 @@ class Progress:
     loss: float = 0.0
     """Sum of the losses of those steps."""
     best_miou: float | None = None
-    best_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -41,7 +41,14 @@ class Checkpoint:
     path: Path | None
     key: str
     """Key of the training; a checkpoint of another is not taken up."""
+    damaged: Path | None = None
+    """Where a checkpoint that could not be read was moved."""
     _saved: str = "none yet"
+
+    @classmethod
+    def of(cls, slot: Slot) -> Checkpoint:
+        """The checkpoint of the slot's training. Each key has a file of its own, so that one training never takes another's."""
+        return cls(slot.scratch / f"checkpoint-{slot.key[:12]}.safetensors" if slot.scratch else None, slot.key)
 
     def describe(self) -> str:
         return self._saved
@@ -64,8 +71,11 @@ class Checkpoint:
             with safe_open(self.path, "pt") as f:
                 progress = json.loads((f.metadata() or {}).get("progress", "{}"))
                 tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  (not a dict)
-        except SafetensorError:
-            return None  # writing is atomic, so this is a damaged disk or a foreign file: start again rather than guess
+        except (SafetensorError, ValueError):
+            # Writing is atomic, so this is a damaged disk or a foreign file: start again rather than guess.
+            self.damaged = self.path.with_suffix(".damaged")
+            self.path.replace(self.damaged)
+            return None
         if progress.pop("key", None) != self.key:
             return None
         torch.set_rng_state(tensors.pop("rng"))

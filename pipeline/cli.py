@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 the user's input, 3 inconclusive.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -15,8 +16,12 @@ from typing import Any, TypeVar
 import click
 
 import edgesmith
+from edgesmith.deploy.engines import BACKENDS
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE)
+"""Errors of the system that are no fault of the input."""
 
 
 class SizeType(click.ParamType):  # type: ignore[type-arg]  # older click has no type argument
@@ -58,8 +63,21 @@ def cli() -> None:
     """
 
 
+def show_fields(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    """Print every field that a recipe may set, and end."""
+    if wanted:
+        from edgesmith.pipeline.fields import as_text
+        from edgesmith.pipeline.recipe import Recipe
+
+        click.echo(as_text(Recipe))
+        context.exit()
+
+
 @cli.command()
 @click.argument("recipe", metavar="RECIPE|NAME")
+@click.option(
+    "--fields", is_flag=True, is_eager=True, expose_value=False, callback=show_fields, help="List all fields of recipes."
+)
 @click.option("--out", type=FOLDER, metavar="DIR", help="Run folder. Default: runs/NAME.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one field, e.g. train.epochs=3.")
 @click.option("--dry-run", is_flag=True, help="Check the recipe and its inputs, print it in full, run nothing.")
@@ -67,21 +85,24 @@ def cli() -> None:
 def run(recipe: str, out: Path | None, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Run a recipe: train, export, build, validate, report.
 
-    RECIPE is the path of a YAML file or the name of one that comes along (camvid, street, ...). A run that was stopped or
-    killed goes on where it was when it is started again; stages that are up to date are not run again.
+    RECIPE is the path of a YAML file or the name of one that comes along (camvid, street). A run that was stopped or
+    killed goes on where it was when it is started again; stages that are up to date are not run again. What a changed
+    recipe makes anew is kept in DIR/replaced.
     """
     from edgesmith.pipeline import recipe as recipes
     from edgesmith.pipeline import run as runs
     from edgesmith.pipeline.events import view_for
+    from edgesmith.pipeline.show import describe
 
     checked = recipes.read(recipe, overrides)
     name = Path(recipe).stem
     if dry_run:
         runs.preflight(checked.resolved)
-        click.echo(recipes.dump(checked.resolved), nl=False)
+        resolved = recipes.dump(checked.resolved)
+        click.echo(json.dumps({"recipe": name, "resolved": resolved}, indent=1) if as_json else resolved.rstrip())
         return
     done = runs.run(checked, recipe, out or Path("runs") / name, view_for(sys.stderr), overrides)
-    result = {**_validation_summary(done.validation.path), "folder": str(done.folder), "report": str(done.report)}
+    result = {**describe(done.validation.path), "folder": str(done.folder), "report": str(done.report)}
     _show(result, as_json)
 
 
@@ -90,14 +111,22 @@ def run(recipe: str, out: Path | None, overrides: tuple[str, ...], dry_run: bool
 @click.option("--no-run", is_flag=True, help="Check the files only; do not run the golden frames.")
 @json_option
 def verify(bundle: Path, no_run: bool, as_json: bool) -> None:
-    """Check that BUNDLE is whole, file by file, and that its engine labels the golden frames as it should."""
+    """Check that BUNDLE is whole, file by file, and that its engine labels the golden frames as it should.
+
+    Exit code 3 when the files are whole but none of its engines runs on this machine.
+    """
     from edgesmith.deploy.bundle import Bundle, check_golden
 
     opened = Bundle.open(bundle)
     opened.verify()
     result: dict[str, Any] = {"bundle": str(bundle), "files": "whole"}
     if not no_run:
-        with opened.engine() as engine:
+        try:
+            engine = opened.engine()
+        except (ImportError, RuntimeError) as e:
+            _show({**result, "golden": f"inconclusive: no engine runs here: {e}"}, as_json)
+            sys.exit(3)
+        with engine:
             golden = check_golden(opened, engine)
         result |= {
             "backend": engine.backend,
@@ -187,7 +216,7 @@ def weights_import(family: str, file: Path, out: Path, arch: str | None, as_json
     from edgesmith.pipeline.imports import import_squeezenas
     from edgesmith.pipeline.show import describe
 
-    _refuse_to_replace(out, "weights")
+    _refuse_to_replace(out)
     _show(describe(import_squeezenas(file, out, arch).path), as_json)
 
 
@@ -207,7 +236,7 @@ def export(
     from edgesmith.pipeline.imports import weights_of
     from edgesmith.pipeline.show import describe
 
-    _refuse_to_replace(out, "onnx")
+    _refuse_to_replace(out)
     stage = Export(frame, input_hw, "rgb" if colour_order == "rgb" else "bgr")
     with weights_of(source) as given:
         _alone(OnnxModel, stage, given, out)
@@ -219,7 +248,7 @@ def export(
 @click.option(
     "--backend",
     "backends",
-    type=click.Choice(["onnxruntime", "tensorrt_rtx", "tensorrt"]),
+    type=click.Choice(BACKENDS),
     multiple=True,
     default=["onnxruntime"],
     show_default=True,
@@ -233,7 +262,7 @@ def build(model: Path, backends: tuple[Any, ...], out: Path, as_json: bool) -> N
     from edgesmith.pipeline.build import Build
     from edgesmith.pipeline.show import describe
 
-    _refuse_to_replace(out, "bundle")
+    _refuse_to_replace(out)
     _alone(BundleFolder, Build(backends), open_artifact(OnnxModel, model), out)
     _show(describe(out), as_json)
 
@@ -249,22 +278,25 @@ def validate(bundle: Path, spec: str, limit: int | None, weights: Path | None, o
     """Run BUNDLE's engine over a split: IoU by class, pixel accuracy, latency, memory, agreement with torch."""
     import tempfile
 
-    from edgesmith.pipeline.artifacts import BundleFolder, Validation, open_artifact
+    from edgesmith.deploy.bundle import Bundle
+    from edgesmith.pipeline.artifacts import BundleFolder, Validation
     from edgesmith.pipeline.data.spec import parse_spec
+    from edgesmith.pipeline.show import describe
     from edgesmith.pipeline.validate import Validate
 
     parsed, split = parse_spec(spec)
     if out is not None:
-        _refuse_to_replace(out, "validation")
+        _refuse_to_replace(out)
     stage = Validate(parsed, split or "test", limit=limit, weights=None if weights is None else str(weights))
-    given = open_artifact(BundleFolder, bundle)
+    Bundle.open(bundle).verify()
+    given = BundleFolder(bundle)  # a device has the bundle without the pipeline's sidecar
     with tempfile.TemporaryDirectory() as temporary:
         target = out or Path(temporary) / "validation"
         _alone(Validation, stage, given, target)
         if as_json:
             click.echo((target / "validation.json").read_text(), nl=False)
         else:
-            _show(_validation_summary(target), False)
+            _show(describe(target), False)
 
 
 def main() -> None:
@@ -280,11 +312,15 @@ def main() -> None:
     except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo("stopped; start the same command again to go on", err=True)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, OSError) as e:
         if debug:
             raise
         click.echo(f"edgesmith: {e}", err=True)
-        sys.exit(2)
+        machine = isinstance(e, TimeoutError) or getattr(e, "errno", None) in MACHINE_ERRORS
+        sys.exit(1 if machine else 2)
     except ImportError as e:
         if debug:
             raise
@@ -309,28 +345,22 @@ def missing_library(error: ImportError) -> str:
 
 def _alone(kind: Any, stage: Any, given: Any, out: Path) -> None:
     """Run one stage outside a pipeline."""
-    from edgesmith.pipeline.events import view_for
+    from edgesmith.deploy.files import remove_leftovers
+    from edgesmith.pipeline.events import close_view, view_for
     from edgesmith.pipeline.stage import stage_key, standalone_slot
 
-    key = stage_key(stage, given, environment=getattr(stage, "environment", None))
-    stage(given, standalone_slot(out, stage, key, view_for(sys.stderr)))
+    view = view_for(sys.stderr)
+    try:
+        remove_leftovers(out)
+        stage(given, standalone_slot(out, stage, stage_key(stage, given), view))
+    finally:
+        close_view(view)
 
 
-def _refuse_to_replace(out: Path, kind: str) -> None:
-    """Raise ValueError unless `out` is free, empty, or holds an artifact of the same kind, which may be replaced."""
-    from edgesmith.deploy.files import read_json
-
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    sidecar = out / "artifact.json"
-    if not (sidecar.is_file() and read_json(sidecar).get("kind") == kind):
-        raise ValueError(f"--out: {out} exists and is no {kind} folder of ours; name another, nothing was overwritten")
-
-
-def _validation_summary(folder: Path) -> dict[str, Any]:
-    from edgesmith.pipeline.show import describe
-
-    return describe(folder)
+def _refuse_to_replace(out: Path) -> None:
+    """Raise ValueError when something lies at `out`: what took long to make is not replaced by a slip of the hand."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"--out: {out} exists; name another folder or remove it, nothing was overwritten")
 
 
 def _show(value: dict[str, Any], as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -32,6 +33,12 @@ def normalise(frames: Tensor, mean: Tensor, std: Tensor, channels_last: bool) ->
     """uint8 (N, H, W, 3) -> float (N, 3, H, W)."""
     x = (frames.permute(0, 3, 1, 2).float() - mean) / std
     return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def cache_bytes() -> int:
+    """How much memory decoded frames may take: a quarter of the machine's, at most 8 GiB."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(8 << 30, memory // 4)
 
 
 def keep_freed_memory() -> None:

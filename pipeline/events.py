@@ -19,7 +19,8 @@ class EventLog:
 
     def __init__(self, folder: Path, view: Callable[..., None]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._lines: IO[str] = (folder / "events.jsonl").open("a", encoding="utf-8")
+        self._lines: IO[str] = (folder / "events.jsonl").open("a+", encoding="utf-8")
+        self._end_torn_line()
         self._folder = folder
         self._view = view
         self._last_step = 0.0
@@ -41,6 +42,14 @@ class EventLog:
         self._lines.close()
         if self._board is not None:
             self._board.close()
+        close_view(self._view)
+
+    def _end_torn_line(self) -> None:
+        """A kill may have cut the last line short: what follows must not be appended to it."""
+        self._lines.seek(0)
+        text = self._lines.read()
+        if text and not text.endswith("\n"):
+            self._lines.write("\n")
 
     def _scalars(self, event: str, fields: dict[str, Any]) -> None:
         if event not in ("step", "epoch") or "loss" not in fields:
@@ -107,7 +116,7 @@ class RichView:
         if event in ("step", "progress"):
             done, total = _done(event, fields)
             if self._task is None or self._stage != stage:
-                self._stop()
+                self.close()
                 self._stage = stage
                 self._progress.start()
                 self._task = self._progress.add_task(f"[bold]{stage}", total=total, completed=done, note="")
@@ -115,10 +124,10 @@ class RichView:
             return
         text = epoch_line(fields) if event == "epoch" else describe(event, fields)
         if event != "epoch":
-            self._stop()
-        self._progress.console.print(f"[bold]{stage}[/]: {text}" if stage else text, highlight=False)
+            self.close()
+        self._progress.console.print(f"{stage}: {text}" if stage else text, highlight=False, markup=False)
 
-    def _stop(self) -> None:
+    def close(self) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._progress.stop()
@@ -133,6 +142,12 @@ def view_for(stream: IO[str]) -> Callable[..., None]:
         except ImportError:
             pass
     return PlainView(stream)
+
+
+def close_view(view: Callable[..., None]) -> None:
+    """Leave the terminal as it was: a live bar hides the cursor."""
+    if isinstance(view, RichView):
+        view.close()
 
 
 def epoch_line(fields: dict[str, Any]) -> str:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from edgesmith import models
 from edgesmith.deploy.files import write_bytes, write_json
-from edgesmith.deploy.meta import VOID, Meta, Parity
+from edgesmith.deploy.meta import MAX_SIDE, VOID, Meta, Parity
 from edgesmith.models.model import Model, read_model
 from edgesmith.pipeline.artifacts import OnnxModel, Slot, Weights, tool_versions
-from edgesmith.pipeline.data.spec import Data, open_split, splits
+from edgesmith.pipeline.data.dataset import MIN_SIDE
+from edgesmith.pipeline.data.spec import Data, open_split, splits, splits_digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,11 +34,7 @@ if TYPE_CHECKING:
 
 PARITY = 1e-4
 """Largest difference between the graph's logits and torch's, as part of the largest logit."""
-RESIZE = 0.1
-"""Largest difference between the graph's resized frame and torch's, in grey levels. fp32 coordinates explain up to 0.04."""
 GOLDEN_FRAMES = 3
-MIN_INPUT = 64
-MAX_SIDE = 16384
 
 
 @dataclass(frozen=True)
@@ -53,21 +50,31 @@ class Export:
     """Size at which the network runs; the graph resizes between the two. Default: frame_hw."""
     colour_order: Literal["bgr", "rgb"] = "bgr"
     """Order of the frame's channels. Cameras read through OpenCV give bgr."""
-    golden: Data | None = None
+    golden: Data | None = field(default=None, metadata={"identity": False})
     """Whose val split gives the golden frames, by which a device checks its engine. Default: street."""
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        for name, hw, low in (("frame_hw", self.frame_hw, 1), ("input_hw", self.network_hw, MIN_INPUT)):
-            if len(hw) != 2 or not all(type(v) is int and low <= v <= MAX_SIDE for v in hw):
-                where = name if self.input_hw is not None or name == "frame_hw" else "frame_hw, where input_hw is left out,"
-                raise ValueError(f"{where} is {hw}; it must be height and width from {low} to {MAX_SIDE} pixels")
+        sizes = {"frame_hw": self.frame_hw} | ({} if self.input_hw is None else {"input_hw": self.input_hw})
+        problems = [
+            f"{name}: needs height and width of {MIN_SIDE} to {MAX_SIDE} pixels"
+            for name, hw in sizes.items()
+            if len(hw) != 2 or not all(type(v) is int and MIN_SIDE <= v <= MAX_SIDE for v in hw)
+        ]
         if self.colour_order not in ("bgr", "rgb"):
-            raise ValueError(f"colour_order is {self.colour_order!r}; it must be 'bgr' or 'rgb'")
+            problems.append("colour_order: needs bgr or rgb")
+        if problems:
+            raise ValueError("\n".join(problems))
 
     @property
     def network_hw(self) -> tuple[int, int]:
         return self.frame_hw if self.input_hw is None else self.input_hw
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the result depends on beside configuration and weights: the split that gives the golden frames."""
+        data = self.golden or Data()
+        return {"golden": splits_digest(data, (_golden_split(data),))}
 
     def __call__(self, weights: Weights, slot: Slot) -> OnnxModel:
         from edgesmith.pipeline import graph
@@ -138,6 +145,8 @@ def _network_graph(module: nn.Module, input_hw: tuple[int, int]) -> ModelProto:
     import torch
     from torch import nn
 
+    from edgesmith.pipeline.graph import OPSET
+
     class LowLogits(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -148,7 +157,7 @@ def _network_graph(module: nn.Module, input_hw: tuple[int, int]) -> ModelProto:
 
     example = torch.zeros(1, 3, *input_hw)
     with _quiet():
-        program = torch.onnx.export(LowLogits().eval(), (example,), dynamo=True, opset_version=18, verbose=False)
+        program = torch.onnx.export(LowLogits().eval(), (example,), dynamo=True, opset_version=OPSET, verbose=False)
     if program is None:
         raise RuntimeError("torch's exporter returned no graph")
     simplified, proven = onnxsim.simplify(program.model_proto)
@@ -205,7 +214,7 @@ class _Check:
     more than all the rest together.
 
     Raises RuntimeError when logits differ by more than PARITY of the largest one, when labels differ where the difference
-    of the logits does not explain it, or when the resized frame differs by more than RESIZE.
+    of the logits does not explain it, or when the resized frame differs by more than fp32 explains (`resize_bound`).
     """
 
     export: Export
@@ -242,7 +251,7 @@ class _Check:
         if self.graph.resized:
             x = resized(x, self.export.network_hw)
             by_graph = torch.from_numpy(np.ascontiguousarray(self._ordered(inner[self.graph.resized], axis=1)))
-            if (off := float((x - by_graph).abs().max())) > RESIZE:
+            if (off := float((x - by_graph).abs().max())) > resize_bound(self.export.frame_hw):
                 raise RuntimeError(
                     f"frame {name}: the graph's resized frame is {off:.3g} grey levels off torch's; a fault of the export"
                 )
@@ -284,18 +293,30 @@ class _Check:
         self.parity = Parity(difference, largest, relative, min(agreement, self.parity.label_agreement))
 
 
+def resize_bound(frame_hw: tuple[int, int]) -> float:
+    """How far two right bilinear resizes of a frame may lie apart, in grey levels, because both compute in fp32.
+
+    A coordinate (i + 0.5) * scale - 0.5 takes three rounded operations, each off by at most half an epsilon of the side; there
+    are two resizes, and from one pixel to the next a frame changes by at most 255. What the interpolation itself rounds is
+    a hundred times less. 0.08 at 360 x 480, 0.55 at 2160 x 3840; a wrong coordinate mode is off by tens.
+    """
+    epsilon = 2.0**-23
+    return 2 * 3 * epsilon / 2 * 255 * sum(frame_hw)
+
+
+def _golden_split(data: Data) -> str:
+    known = splits(data)
+    return "val" if "val" in known else known[-1]
+
+
 def _golden_frames(data: Data, frame_hw: tuple[int, int]) -> list[tuple[str, Frame]]:
     """Names and RGB frames, spread over the val split (over the last split where none is called val), at frame size."""
     import cv2
     import numpy as np
 
-    from edgesmith.pipeline.data.street import MIN_SIDE
-
     if data.dataset == "street":
-        # Drawn at frame size, not drawn and resized. Nothing smaller than MIN_SIDE can be drawn.
-        data = replace(data, frame_hw=(max(frame_hw[0], MIN_SIDE), max(frame_hw[1], MIN_SIDE)))
-    known = splits(data)
-    split = open_split(data, "val" if "val" in known else known[-1])
+        data = replace(data, frame_hw=frame_hw)  # drawn at frame size, not drawn and resized
+    split = open_split(data, _golden_split(data))
     found = []
     for index in sorted({round(i * (len(split) - 1) / (GOLDEN_FRAMES - 1)) for i in range(GOLDEN_FRAMES)}):
         sample = split[index]

@@ -32,7 +32,7 @@ from .data.augment import Cached
 from .data.dataset import LabelSet, Split
 from .data.spec import open_split
 from .derive import read_architecture
-from .device import keep_freed_memory, normalisation, normalise, pick_device, pick_precision
+from .device import cache_bytes, keep_freed_memory, normalisation, normalise, pick_device, pick_precision
 from .loader import Batch, Batches
 from .metrics import ConfusionMatrix
 from .optim import learning_rate, make_optimizer
@@ -41,9 +41,6 @@ from .reference import labels_by_torch
 if TYPE_CHECKING:
     from .train import Train
 
-CACHE_BYTES = 4 << 30
-"""Decoded frames that are kept in memory, each for the train and the val split."""
-
 
 def fit(train: Train, arch_artifact: Architecture, slot: Slot) -> Weights:
     """Run the training that `train` describes and write its Weights."""
@@ -51,7 +48,8 @@ def fit(train: Train, arch_artifact: Architecture, slot: Slot) -> Weights:
         raise ValueError("train.data: no dataset is named")
     keep_freed_memory()
     arch = read_architecture(arch_artifact)
-    train_split, val_split = (Cached(open_split(train.data, name), CACHE_BYTES) for name in ("train", "val"))
+    limit = cache_bytes()
+    train_split, val_split = (Cached(open_split(train.data, name), limit // 2) for name in ("train", "val"))
     device = pick_device(train.device)
     module, started = initial_module(train, arch, train_split.labels)
     trainer = Trainer(train, module, device, class_weights_of(train, train_split))
@@ -66,8 +64,10 @@ def fit(train: Train, arch_artifact: Architecture, slot: Slot) -> Weights:
 
 
 def _train(train: Train, trainer: Trainer, batches: Batches, val: Split, slot: Slot) -> Progress:
-    checkpoint = Checkpoint(slot.scratch / "checkpoint.safetensors" if slot.scratch else None, slot.key)
+    checkpoint = Checkpoint.of(slot)
     progress = checkpoint.load(trainer) or Progress()
+    if checkpoint.damaged is not None:
+        slot.log("checkpoint-damaged", moved_to=str(checkpoint.damaged), going_on="from the start")
     if progress.epoch or progress.step:
         slot.log("resumed", epoch=progress.epoch + 1, step=progress.step)
     steps = len(batches)
@@ -77,18 +77,15 @@ def _train(train: Train, trainer: Trainer, batches: Batches, val: Split, slot: S
         for batch in batches.epoch(progress.epoch, progress.step):
             lr = learning_rate(train, (progress.epoch * steps + progress.step) / (train.epochs * steps))
             loss = float(trainer.step(batch, lr))
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss} at epoch {progress.epoch + 1}, step {progress.step + 1} of {steps}; "
-                    f"the last good checkpoint is {checkpoint.describe()}. Lower train.lr (now {train.lr:g}), "
-                    f"set train.grad_clip, or set train.precision to fp32 (now {trainer.precision})"
-                )
+            _require_finite(math.isfinite(loss), f"the loss is {loss}", train, progress, steps, checkpoint)
             progress.step += 1
             progress.loss += loss
             slot.log("step", epoch=progress.epoch + 1, step=progress.step, steps=steps, epochs=train.epochs, loss=loss, lr=lr)
             if progress.step < steps and time.monotonic() - saved > train.checkpoint_seconds:
+                _require_finite(trainer.finite(), "a weight is no longer finite", train, progress, steps, checkpoint)
                 checkpoint.save(trainer, progress)
                 saved = time.monotonic()
+        _require_finite(trainer.finite(), "a weight is no longer finite", train, progress, steps, checkpoint)
         _end_epoch(train, trainer, progress, val, steps, lr)
         seconds = (time.monotonic() - since) * steps / max(1, steps - start)
         progress.history[-1]["seconds"] = round(seconds, 2)
@@ -98,13 +95,26 @@ def _train(train: Train, trainer: Trainer, batches: Batches, val: Split, slot: S
     return progress
 
 
+def _require_finite(finite: bool, what: str, train: Train, progress: Progress, steps: int, checkpoint: Checkpoint) -> None:
+    """Raise FloatingPointError naming the step, the last good checkpoint and what may help unless `finite`.
+
+    Asked of the loss at each step and of the weights before each checkpoint, so that no checkpoint is ever a broken one.
+    """
+    if finite:
+        return
+    raise FloatingPointError(
+        f"{what} at epoch {progress.epoch + 1}, step {min(progress.step + 1, steps)} of {steps}; the last good checkpoint is "
+        f"{checkpoint.describe()}. Lower train.lr (now {train.lr:g}), set train.grad_clip, or set train.precision to fp32"
+    )
+
+
 def _end_epoch(train: Train, trainer: Trainer, progress: Progress, val: Split, steps: int, lr: float) -> None:
     epoch = progress.epoch + 1
     miou = None
     if epoch % train.val_every == 0 or epoch == train.epochs:
         miou = evaluate(trainer.averaged, val, train.input_hw)
-        if progress.best_miou is None or miou > progress.best_miou:
-            progress.best_miou, progress.best_epoch = miou, epoch
+        if progress.best_miou is None or (miou is not None and miou > progress.best_miou):
+            progress.best_miou = miou
             trainer.remember_best()
     progress.history.append({"epoch": epoch, "loss": progress.loss / steps, "lr": lr, "val_miou": miou})
     progress.epoch, progress.step, progress.loss = epoch, 0, 0.0
@@ -164,6 +174,11 @@ class Trainer:
     def _autocast(self) -> contextlib.AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
 
+    def finite(self) -> bool:
+        """Whether every number of the module is finite."""
+        floats = [t for t in self.module.state_dict().values() if t.is_floating_point()]
+        return bool(torch.isfinite(torch.stack(torch._foreach_norm(floats))).all())
+
     def remember_best(self) -> None:
         self.best = {k: v.detach().clone() for k, v in self.averaged.state_dict().items()}
 
@@ -205,8 +220,11 @@ def class_weights_of(train: Train, split: Split) -> list[float] | None:
     return losses.class_weights([float(c) for c in counts / max(1, counts.sum())])
 
 
-def evaluate(module: nn.Module, split: Split, input_hw: tuple[int, int] | None) -> float:
-    """mIoU of `module` over `split`, the network at `input_hw` (default: each frame's size), labels at the frame's."""
+def evaluate(module: nn.Module, split: Split, input_hw: tuple[int, int] | None) -> float | None:
+    """mIoU of `module` over `split`, the network at `input_hw` (default: each frame's size), labels at the frame's.
+
+    None when the split has no labelled pixel.
+    """
     matrix = ConfusionMatrix(len(split.labels.names))
     training = module.training
     module.eval()
@@ -214,7 +232,7 @@ def evaluate(module: nn.Module, split: Split, input_hw: tuple[int, int] | None) 
         sample = split[i]
         matrix.add(sample.label, labels_by_torch(module, sample.frame, IMAGENET_MEAN, IMAGENET_STD, input_hw))
     module.train(training)
-    return matrix.miou
+    return None if math.isnan(matrix.miou) else matrix.miou
 
 
 def _copy_of(module: nn.Module) -> nn.Module:

@@ -96,8 +96,9 @@ def assemble(
     `network` takes normalised RGB (1, 3, input height, input width) and returns logits (1, classes, h, w). `mean` and `std`
     are of RGB in [0, 1]. `enlargement` is (H, h) and (W, w): logits at frame size are rows @ logits @ columns.T.
 
-    Raises ValueError when the network's input and output are not of these shapes.
+    Raises ValueError when the network's input and output are not of these shapes, or its operators not of opset OPSET.
     """
+    _require_opset(network)
     input_name, (_, _, *input_hw) = _only_port(network.graph.input, "input")
     output_name, (_, classes, *low_hw) = _only_port(network.graph.output, "output")
     rows, columns = enlargement
@@ -271,6 +272,13 @@ def _only_port(ports: Sequence[Any], what: str) -> tuple[str, list[int]]:
     if len(ports) != 1 or len(shapes[0]) != 4 or shapes[0][0] != 1 or 0 in shapes[0]:
         raise ValueError(f"the network's {what} has shape {shapes}; needs one tensor of four fixed sizes, batch 1")
     return ports[0].name, shapes[0]
+
+
+def _require_opset(network: ModelProto) -> None:
+    """Nodes are copied as they are into a graph that says OPSET: of another one they would mean something else."""
+    found = sorted({o.version for o in network.opset_import if o.domain in ("", "ai.onnx")})
+    if found != [OPSET]:
+        raise ValueError(f"the network's operators are of opset {found or 'none'}; it must be exported with {OPSET}")
 
 
 def _first_convolution(network: ModelProto, input_name: str) -> str | None:

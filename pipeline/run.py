@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgesmith.deploy.engines.onnxruntime import processor
 from edgesmith.deploy.files import write_json, write_text
 
 from . import recipe as recipes
@@ -21,6 +22,9 @@ from .data.spec import open_split
 from .events import EventLog
 from .recipe import Recipe
 from .stage import Pipeline
+
+LOCK = ".edgesmith-run"
+"""Marks a run folder as ours, and is locked while a run goes on in it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None], over
     """
     recipe = recipe.resolved
     preflight(recipe)
+    require_run_folder(folder)
     with locked(folder):
         write_text(folder / "recipe.yaml", recipes.dump(recipe))
         write_json(folder / "environment.json", environment())
@@ -66,9 +71,15 @@ def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None], over
             log.close()
 
 
+def require_run_folder(folder: Path) -> None:
+    """Raise ValueError unless `folder` is free, empty, or one that a run made (it has our lock file)."""
+    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / LOCK).is_file())):
+        raise ValueError(f"--out: {folder} holds what is no run of ours; name another folder, nothing was overwritten")
+
+
 def preflight(recipe: Recipe) -> None:
     """Find what would stop a later stage before the first one runs. Raises ValueError, OSError or ImportError."""
-    for library in ("torch", "onnx", "safetensors"):
+    for library in ("torch", "onnx", "onnxscript", "onnxsim", "safetensors", "tensorboard"):
         if importlib.util.find_spec(library) is None:
             raise ImportError(f"training and export need {library}: pip install 'edgesmith[host]'", name=library)
     arch = recipe.derive.value
@@ -87,16 +98,27 @@ def preflight(recipe: Recipe) -> None:
             f"validate.data: {validate.data.dataset} has classes {', '.join(tested.labels.names)}, "
             f"the training data {', '.join(split.labels.names)}"
         )
+    if validate.weights is not None:
+        raise ValueError("validate.weights: a run compares with the weights that it trained; leave it out")
+    if train.device == "cuda":
+        require_cuda()
     if validate.backend is not None and validate.backend not in recipe.build.backends:
         raise ValueError(f"validate.backend: {validate.backend} is not among build.backends {list(recipe.build.backends)}")
     recipe.build.require_backends()
+
+
+def require_cuda() -> None:
+    """Raise ValueError unless torch sees a CUDA device."""
+    from .device import pick_device
+
+    pick_device("cuda")
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process. The lock dies with the process, however that ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as f:
+    with (folder / LOCK).open("w") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -114,14 +136,3 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gb": round(memory / 2**30, 1),
     }
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -39,15 +39,19 @@ def configuration(stage: Any) -> dict[str, Any]:
     return {f.name: _plain(getattr(stage, f.name)) for f in dataclasses.fields(stage)}
 
 
-def stage_key(stage: Any, *given: Artifact, environment: dict[str, str] | None = None) -> str:
-    """The key of `stage` for its inputs (hexadecimal). `environment` is added where device and engine version matter."""
+def stage_key(stage: Any, *given: Artifact) -> str:
+    """The key of `stage` for its inputs (hexadecimal).
+
+    A stage whose result depends on more (a device, an engine's version, the frames of its splits) has a property
+    `environment` that says so.
+    """
     return sha256_json(
         {
             "stage": type(stage).__name__,
             "version": stage.version,
             "config": _identity(stage),
             "inputs": [g.digest for g in given],
-            "environment": environment or {},
+            "environment": getattr(stage, "environment", {}),
         }
     )
 
@@ -83,19 +87,33 @@ class Pipeline:
 
     def run(self, name: str, kind: type[Made], stage: Any, *given: Artifact) -> Made:
         """The artifact of `stage` for `given` in `folder/name`, made now unless it is there already."""
-        key = stage_key(stage, *given, environment=getattr(stage, "environment", None))
+        key = stage_key(stage, *given)
         artifact = kind(self.folder / name)
+        remove_leftovers(artifact.path)
+        slot = self.slot(name, stage, key)
         if is_current(artifact, key):
             self.log("up-to-date", stage=name)
-            return artifact
-        self.log("start", stage=name)
-        slot = self.slot(name, stage, key)
-        remove_leftovers(slot.out)
-        made = stage(*given, slot)
+        else:
+            self._keep(artifact)
+            self.log("start", stage=name)
+            artifact = stage(*given, slot)
+            self.log("done", stage=name, digest=artifact.digest)
         if slot.scratch is not None:
             shutil.rmtree(slot.scratch, ignore_errors=True)
-        self.log("done", stage=name, digest=made.digest)
-        return made  # type: ignore[no-any-return]
+        return artifact
+
+    def _keep(self, artifact: Artifact) -> None:
+        """Move a whole artifact that was made under another key out of the way: it may have taken days."""
+        try:
+            artifact.check()
+            key = str(artifact.sidecar["key"])
+        except (ValueError, OSError):
+            return
+        kept = self.folder / "replaced" / f"{artifact.path.name}-{key[:12]}"
+        if not kept.exists():
+            kept.parent.mkdir(exist_ok=True)
+            artifact.path.rename(kept)
+            self.log("kept", stage=artifact.path.name, earlier=str(kept))
 
     def slot(self, name: str, stage: Any, key: str) -> Slot:
         def log(event: str, **fields: Any) -> None:

@@ -15,7 +15,7 @@ from edgesmith.models.model import Model, read_model
 
 from .artifacts import Architecture, Slot, Weights
 from .data.augment import Augment
-from .data.spec import Data
+from .data.spec import Data, splits_digest
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Start:
 class Train:
     """Architecture -> Weights."""
 
-    data: Data | None = None
+    data: Data | None = field(default=None, metadata={"identity": False})
     """Dataset; the recipe's own unless said otherwise. Trains on its train split, looks at its val split."""
     start: Start | None = None
     """Earlier weights, or null to start from scratch."""
@@ -78,12 +78,15 @@ class Train:
     """Size at which the network runs when it is validated; the recipe's export.input_hw unless said otherwise. What it is
     trained at is the augmentation's scale."""
     epochs: int = 10
+    """Passes over the train split."""
     batch: int = 8
     """Frames a step."""
     seed: int = 0
     """Seeds initial weights, order and augmentations."""
     augment: Augment = field(default_factory=Augment)
+    """Random scale, crop, flip and colour of each frame."""
     loss: Literal["cross_entropy", "ohem"] = "cross_entropy"
+    """Over all labelled pixels, or over the hard ones only (online hard example mining)."""
     ohem_threshold: float = 0.7
     """OHEM keeps pixels whose true class has at most this probability."""
     ohem_min_kept: float = 0.0625
@@ -93,14 +96,17 @@ class Train:
     aux_weight: float = 0.0
     """Weight of each auxiliary loss of the network (0: none)."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """With momentum, or AdamW with its usual betas."""
     lr: float = 0.05
     """Peak learning rate."""
     head_lr_factor: float = 1.0
     """The classifiers learn at lr times this."""
     momentum: float = 0.9
+    """Of SGD."""
     weight_decay: float = 1e-5
     """Not applied to batch norms and biases."""
     schedule: Literal["poly", "cosine", "step"] = "poly"
+    """How the learning rate falls."""
     power: float = 0.9
     """Exponent of the poly schedule."""
     milestones: tuple[float, ...] = (0.5, 0.75)
@@ -116,6 +122,7 @@ class Train:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
     channels_last: bool = True
+    """Memory layout of the network and its maps; about twice as fast on a CPU (docs/measurements.md)."""
     val_every: int = 1
     """Epochs between validations; the last epoch is always validated."""
     keep: Literal["best", "last"] = "best"
@@ -125,24 +132,30 @@ class Train:
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "val_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is not at least 1")
-        for name in ("lr", "head_lr_factor", "power", "checkpoint_seconds"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is not above 0")
-        for name in ("weight_decay", "aux_weight", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is below 0")
-        for name in ("ohem_threshold", "ohem_min_kept", "momentum", "warmup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is not between 0 and 1")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema: {self.ema} is not between 0 and 1")
-        if self.grad_clip is not None and not self.grad_clip > 0:
-            raise ValueError(f"grad_clip: {self.grad_clip} is not above 0")
-        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
-            raise ValueError(f"milestones: {list(self.milestones)} are not rising numbers between 0 and 1")
+        limits: list[tuple[bool, str, str]] = [
+            *((getattr(self, n) >= 1, n, "is not at least 1") for n in ("epochs", "batch", "val_every")),
+            *((getattr(self, n) > 0, n, "is not above 0") for n in ("lr", "head_lr_factor", "power", "checkpoint_seconds")),
+            *((getattr(self, n) >= 0, n, "is below 0") for n in ("weight_decay", "aux_weight", "seed")),
+            *(
+                (0 <= getattr(self, n) <= 1, n, "is not between 0 and 1")
+                for n in ("ohem_threshold", "ohem_min_kept", "momentum", "warmup")
+            ),
+            (self.ema is None or 0 < self.ema < 1, "ema", "is not between 0 and 1"),
+            (self.grad_clip is None or self.grad_clip > 0, "grad_clip", "is not above 0"),
+            (self.input_hw is None or min(self.input_hw) >= 64, "input_hw", "is below 64x64"),
+            (
+                list(self.milestones) == sorted(self.milestones) and all(0 < m < 1 for m in self.milestones),
+                "milestones",
+                "are not rising numbers between 0 and 1",
+            ),
+        ]
+        if problems := [f"{name}: {getattr(self, name)} {what}" for good, name, what in limits if not good]:
+            raise ValueError("\n".join(problems))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the result depends on beside configuration and architecture: the frames of the two splits."""
+        return {} if self.data is None else {"data": splits_digest(self.data, ("train", "val"))}
 
     def __call__(self, arch: Architecture, slot: Slot) -> Weights:
         """Train `arch`. Goes on from the checkpoint in the slot's scratch folder when that belongs to the same key.

@@ -6,9 +6,12 @@ The engine in the bundle runs, never the torch network; torch is a yardstick bes
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import importlib.util
 import math
 import platform
+import re
 import resource
 import sys
 import time
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 
 from edgesmith.deploy.bundle import Bundle, Meta, check_golden, in_colour_order
 from edgesmith.deploy.engines import BACKENDS, Backend, Engine
-from edgesmith.deploy.files import write_json
+from edgesmith.deploy.files import read_json, write_json
 from edgesmith.pipeline.artifacts import BundleFolder, Slot, Validation, Weights, open_artifact
 from edgesmith.pipeline.data.dataset import VOID, Sample, Split
 from edgesmith.pipeline.data.spec import Data, open_split
@@ -41,7 +44,7 @@ class Validate:
     (nearest) to the label's size before the metric, so that every labelled pixel counts once and no label is invented.
     """
 
-    data: Data | None = None
+    data: Data | None = field(default=None, metadata={"identity": False})
     """Dataset; the recipe's own unless said otherwise. Its classes must be the bundle's, by name."""
     split: str = "test"
     """Split to validate on."""
@@ -54,7 +57,7 @@ class Validate:
     weights: str | None = field(default=None, metadata={"identity": False})
     """Weights folder that the bundle was exported from: torch labels the same frames, for comparison (needs torch). Null to
     compare on the golden frames alone. Enters the key by content (see `environment`)."""
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         problems = []
@@ -82,8 +85,9 @@ class Validate:
     def __call__(self, given: BundleFolder, slot: Slot) -> Validation:
         """Validate the bundle into `slot`; the bundle stays as it is.
 
-        Raises ValueError when the bundle is damaged, has not the dataset's classes or lacks the engine, ImportError when
-        the backend (or torch, with `weights`) is not installed, RuntimeError when the engine cannot run here.
+        Raises ValueError when the bundle is damaged, has not the dataset's classes, lacks the engine or was not made from
+        `weights`, ImportError when the backend (or torch, with `weights`) is not installed, RuntimeError when the engine
+        cannot run here.
         """
         bundle = Bundle.open(given.path)
         bundle.verify()
@@ -92,7 +96,7 @@ class Validate:
             raise ValueError(f"split {self.split!r} has no frames to validate on")
         table = _label_table(split.labels.names, bundle.meta.classes)
         frames = _Frames(split, min(len(split), self.limit or len(split)), bundle.meta, table)
-        weights = None if self.weights is None else open_artifact(Weights, Path(self.weights))
+        weights = None if self.weights is None else _weights_of(bundle, Path(self.weights))
         if weights is not None and importlib.util.find_spec("torch") is None:
             raise ImportError("weights: comparing with torch needs torch: pip install 'edgesmith[host]', or leave weights out")
         with bundle.engine(self.backend) as engine:
@@ -162,7 +166,8 @@ class _Frames:
             import cv2
 
             size = sample.label.shape[::-1]
-            labels = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+            # INTER_NEAREST takes the pixel at the upper left corner of the new one, not at its centre.
+            labels = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
         try:
             confusion.add(sample.label if self.table is None else self.table[sample.label], labels)
         except ValueError as e:
@@ -226,19 +231,25 @@ def _write_sample(folder: Path, name: str, sample: Sample, prediction: NDArray[n
         (folder / f"{name}{end}").write_bytes(data.tobytes())
 
 
+def _weights_of(bundle: Bundle, path: Path) -> Weights:
+    """The weights at `path`. Raises ValueError unless they are those that the bundle says it was exported from."""
+    weights = open_artifact(Weights, path)
+    provenance = read_json(bundle.folder / "provenance.json")
+    said = provenance.get("weights") if isinstance(provenance, dict) else None
+    if said != weights.digest:
+        raise ValueError(
+            f"weights: {path} is not what the bundle was made from: its digest is {weights.digest}, "
+            f"provenance.json in {bundle.folder} names {said or 'none'}"
+        )
+    return weights
+
+
 def _agreement_on_split(weights: Weights, engine: Engine, frames: _Frames, log: Callable[..., None]) -> dict[str, Any]:
     """A second pass with torch beside the engine, apart from the first so that neither its time nor its memory is in there."""
     from edgesmith import models
-    from edgesmith.models.model import read_model
     from edgesmith.pipeline.reference import labels_by_torch
 
     meta = frames.meta
-    trained = read_model(weights.path).classes
-    if trained != meta.classes:
-        raise ValueError(
-            f"weights: {weights.path} is not what the bundle was made from: its classes are {', '.join(trained)}, "
-            f"the bundle's {', '.join(meta.classes)}"
-        )
     module = models.load(weights.path)
     confusion = ConfusionMatrix(len(meta.classes))
     buffer = frames.buffer()
@@ -315,12 +326,22 @@ def _number(value: float) -> float | None:
 
 
 def _reset_peak_memory() -> None:
-    """Begin the peak anew, so that a training earlier in this process does not count. Linux only; elsewhere it does."""
+    """Begin the peak anew; what a training earlier in this process freed goes back to the system first. Linux only."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps freed memory until it is asked to give it back
+        ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak_memory_mb() -> float:
-    """Peak resident memory of this whole process since the last reset, in 10^6 bytes."""
+    """Peak resident memory of this whole process since the last reset, in 10^6 bytes.
+
+    That is the interpreter, every library that is loaded (torch too, in a run that trained), the engine and the frames at
+    hand; not what was freed before the reset. Where there is no /proc, the peak since the process began.
+    """
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE):
+            return int(found[1]) * 1024 / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -32,8 +32,6 @@ class SessionOptions:
     spinning: bool = True
     """Idle threads wait actively for the next operator. Lowest latency on cores of its own; False leaves cores and
     power to a camera or an encoder that runs beside it."""
-    profile: Path | None = None
-    """Write ONNX Runtime's own per-operator trace (JSON) to files that begin with this path."""
 
     def __post_init__(self) -> None:
         if self.threads < 0:
@@ -133,9 +131,6 @@ def _session_options(ort: ModuleType, options: SessionOptions) -> Any:
     o.inter_op_num_threads = 1
     o.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
     o.log_severity_level = 3  # errors only; they also come back as exceptions
-    if options.profile is not None:
-        o.enable_profiling = True
-        o.profile_file_prefix = str(options.profile)
     return o
 
 
@@ -147,10 +142,11 @@ def _failures(ort: ModuleType) -> tuple[type[Exception], ...]:
 
 
 def processor() -> str:
-    """The processor's name, or at least its architecture."""
+    """The processor's name as far as the system tells, else its architecture."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model", "Hardware"))]
-    return names[0] if names else platform.machine()
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    # "model name" on x86 and on Jetsons; other ARM boards name themselves below the list of cores.
+    return said.get("model name") or said.get("Model") or said.get("Hardware") or platform.processor() or platform.machine()

@@ -15,10 +15,12 @@ crash the interpreter when they are asked to run without one.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -94,7 +96,8 @@ def build_plan(
     for each phase that the builder enters.
     Raises ImportError when the module is not installed, ValueError when the library refuses the graph (with the node's
     name and the parser's own words), RuntimeError when the child died (with its signal), TimeoutError when it was
-    stopped after `timeout_s` seconds. `plan` is written only on success.
+    stopped after `timeout_s` seconds. What `progress` raises ends the build and comes through. `plan` is written only on
+    success.
     """
     if module == "tensorrt_rtx" and compute_capability not in RTX_COMPUTE_CAPABILITIES:
         known = ", ".join(RTX_COMPUTE_CAPABILITIES)
@@ -152,6 +155,8 @@ class _Child:
             stderr=subprocess.PIPE,
             cwd=cwd,
         )
+        self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        """What the child says, in order; None when it has fallen silent."""
         self._last: dict[str, Any] = {}
         self._doing = "loading the library"
         self._stderr: deque[str] = deque(maxlen=20)
@@ -161,14 +166,20 @@ class _Child:
         assert self._process.stdout is not None  # both are pipes: see Popen above
         assert self._process.stderr is not None
         readers = [
-            threading.Thread(target=self._read, args=(self._process.stdout, progress), daemon=True),
+            threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True),
             threading.Thread(target=self._drain, args=(self._process.stderr,), daemon=True),
         ]
         for reader in readers:
             reader.start()
+        deadline = time.monotonic() + min(timeout_s, threading.TIMEOUT_MAX / 2)
         try:
-            code = self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+            # `progress` is called here and not by the reader: what it raises must end the build, not the reading.
+            while (message := self._messages.get(timeout=max(0.0, deadline - time.monotonic()))) is not None:
+                self._note(message, progress)
+                if time.monotonic() > deadline:
+                    raise queue.Empty
+            code = self._process.wait(max(0.0, deadline - time.monotonic()))
+        except (queue.Empty, subprocess.TimeoutExpired):
             raise TimeoutError(
                 f"building the {self._job['module']} plan of {self._job['graph']} was stopped after {timeout_s:g} s "
                 f"while {self._doing}; raise timeout_s if it only needs longer"
@@ -200,18 +211,19 @@ class _Child:
             + (f"; it said: {said}" if said else "")
         )
 
-    def _read(self, stream: IO[bytes], progress: Callable[[str], None] | None) -> None:
+    def _note(self, message: dict[str, Any], progress: Callable[[str], None] | None) -> None:
+        if message["event"] != "doing":
+            self._last = message
+            return
+        self._doing = message["what"]
+        if progress is not None and message["phase"]:
+            progress(message["what"])
+
+    def _read(self, stream: IO[bytes]) -> None:
         for line in stream:
-            try:
-                message = json.loads(line)
-            except ValueError:  # cut off by the child's death
-                continue
-            if message["event"] == "doing":
-                self._doing = message["what"]
-                if progress is not None and message["phase"]:
-                    progress(message["what"])
-            else:
-                self._last = message
+            with contextlib.suppress(ValueError):  # cut off by the child's death
+                self._messages.put(json.loads(line))
+        self._messages.put(None)
 
     def _drain(self, stream: IO[bytes]) -> None:
         for line in stream:
@@ -254,7 +266,7 @@ def _main(argument: str) -> int:
     except _GraphRefused as e:
         send("failed", kind="graph", message=str(e))
         return 1
-    except (RuntimeError, TypeError, OSError) as e:  # what the bindings raise, and a full disk
+    except (RuntimeError, TypeError, AttributeError, OSError) as e:  # what the bindings raise or lack, and a full disk
         send("failed", kind="library", message=f"{type(e).__name__}: {e}")
         return 1
     return 0

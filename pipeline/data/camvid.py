@@ -4,7 +4,7 @@ Source: Brostow, Fauqueur, Cipolla, "Semantic Object Classes in Video", Pattern 
 of its 32 classes and the split follow SegNet (Badrinarayanan, Kendall, Cipolla, 2017). Three layouts are recognised by
 what lies in the root:
 
-* listed: `train.txt`, `val.txt`, `test.txt` with lines `image<TAB>label`; labels 0..10, 255 is void.
+* listed: `train.txt`, `val.txt`, `test.txt` with lines `image<TAB>mask`; labels 0..10, 255 is void.
 * SegNet: `train/` and `trainannot/` with equal names (and so on); labels 0..10, 11 is void.
 * official: `701_StillsRaw_full/NAME.png`, `LabeledApproved_full/NAME_L.png` in the 32 colours, and the lists
   `train.txt`, `val.txt`, `test.txt` with a NAME a line, which the official download lacks.
@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from .dataset import VOID, LabelSet
-from .pairs import RGB, Coding, FileDataset, Listing, Pair, Problem, list_lines, rgb_code, verified
+from .pairs import RGB, Coding, FileDataset, Listing, Pair, Problem, list_lines, pairs_of_lines, rgb_code, verified
 
 CAMVID = LabelSet(
     names=(
@@ -103,7 +103,7 @@ def find(root: Path) -> FileDataset:
         coding = Coding("index", {**classes, VOID: VOID})
         return FileDataset("camvid", root, CAMVID, coding, {s: _listed(root, s) for s in SPLITS})
     raise ValueError(
-        f"{root}: no CamVid layout is recognised. Looked for train.txt, val.txt, test.txt with lines image<TAB>label; "
+        f"{root}: no CamVid layout is recognised. Looked for train.txt, val.txt, test.txt with lines image<TAB>mask; "
         f"for train/ with trainannot/ (SegNet); for {_RAW}/ with {_LABELED}/ (official)"
     )
 
@@ -114,15 +114,9 @@ def _group(name: str | None) -> int:
 
 def _listed(root: Path, split: str) -> Listing:
     lines, problems = list_lines(root, f"{split}.txt", split)
-    source, pairs = str(root / f"{split}.txt"), []
-    for number, line in lines:
-        columns = line.split("\t")
-        if len(columns) == 2:
-            pairs.append(Pair(*columns))
-        else:
-            what = f"{line[:80]!r} is not image<TAB>label"
-            problems.append(Problem(f"{source}:{number}", split, what, "write two paths with a tab between"))
-    return verified(root, split, source, pairs, problems)
+    source = str(root / f"{split}.txt")
+    pairs, bad = pairs_of_lines(lines, split, source)
+    return verified(root, split, source, pairs, [*problems, *bad])
 
 
 def _segnet(root: Path, split: str) -> Listing:

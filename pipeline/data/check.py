@@ -29,16 +29,11 @@ class Report:
     """Per split, over the masks that could be read."""
 
 
-def check(data: Data) -> list[Problem]:
-    """All problems of all splits: missing, unreadable, mismatched, mislabelled files, empty splits, shared frames.
-
-    Raises ValueError or OSError only when the dataset itself is not found.
-    """
-    return list(inspect(data).problems)
-
-
 def inspect(data: Data) -> Report:
-    """As `check`, with the class shares of each split. Reads every file once, in threads."""
+    """All problems of all splits (missing, unreadable, mismatched, mislabelled files, empty splits, shared frames), and shares.
+
+    Reads every file once, in threads. Raises ValueError or OSError only when the dataset itself is not found.
+    """
     if data.dataset == "street":
         return _street(data)
     dataset = open_files(data)

@@ -30,7 +30,8 @@ from typing import Literal
 from edgesmith.pipeline.yamlfile import read
 
 from .dataset import VOID, LabelSet
-from .pairs import RGB, Coding, FileDataset, Listing, Pair, Problem, list_lines, outside, rgb_code, verified
+from .pairs import RGB, Coding, FileDataset, Listing, Pair, Problem, list_lines, outside, pairs_of_lines, rgb_code, verified
+from .spec import user_path
 
 _PLACE = re.compile(r"\{([^{}]*)\}")
 
@@ -108,8 +109,8 @@ class Folder:
     """Folder that all paths start from, relative to the YAML file."""
     masks: Literal["index", "colour"] = "index"
     """What the masks hold: class values (grey or palette PNG), or the classes' colours."""
-    ignore_index: int | tuple[int, ...] = VOID
-    """Value or values in the masks that count for no class."""
+    ignore_index: int | tuple[int, ...] | None = None
+    """Value or values in the masks that count for no class. Default with index masks: 255."""
     ignore_colours: tuple[RGB, ...] = ()
     """Colours in the masks that count for no class."""
 
@@ -128,6 +129,8 @@ class Folder:
             problems.append("ignore_index: needs numbers from 0 to 255")
         if not all(_is_rgb(c) for c in self.ignore_colours):
             problems.append("ignore_colours: needs lists of red, green, blue from 0 to 255")
+        if self.masks == "colour" and self.ignore_index is not None:
+            problems.append("ignore_index: the masks hold colours, no values; name void colours in ignore_colours")
         if self.masks == "colour" and any(c.values is not None for c in self.classes):
             problems.append("classes: have values, but the masks hold colours; leave the values out")
         if self.masks == "index" and (self.ignore_colours or any(c.colours for c in self.classes)):
@@ -138,6 +141,8 @@ class Folder:
 
     @property
     def _ignored(self) -> tuple[int, ...]:
+        if self.ignore_index is None:
+            return (VOID,)
         return self.ignore_index if isinstance(self.ignore_index, tuple) else (self.ignore_index,)
 
     def _meanings(self) -> list[tuple[int, int, str]]:
@@ -173,7 +178,7 @@ class Folder:
 def find(path: Path, root: Path | None = None) -> FileDataset:
     """The dataset that the YAML file at `path` describes, below `root` if given. Raises ValueError, OSError."""
     described = read(path, Folder)
-    base = root if root is not None else path.parent / Path(described.root).expanduser()
+    base = root if root is not None else path.parent / user_path(f"{path}: root", described.root)
     if not base.is_dir():
         whose = "root" if root is not None else f"{path}: root"
         raise ValueError(f"{whose}: {base} is not a folder; name the folder that the paths of {path.name} start from")
@@ -191,7 +196,8 @@ def _listing(root: Path, name: str, split: FolderSplit, source: str) -> Listing:
             return Listing(problems=(Problem(source, name, why, "put the list below the root"),))
         lines, problems = list_lines(root, split.list, name)
     if split.images is None or split.masks is None:
-        return verified(root, name, source, _pairs_of_lines(lines, name, source, problems), problems)
+        pairs, bad = pairs_of_lines(lines, name, source)
+        return verified(root, name, source, pairs, [*problems, *bad])
     if split.list is not None:
         stands_for = [dict.fromkeys(_PLACE.findall(split.images), line) for _, line in lines]
         found = [(_filled(split.images, parts), parts) for parts in stands_for]
@@ -202,18 +208,6 @@ def _listing(root: Path, name: str, split: FolderSplit, source: str) -> Listing:
             problems.append(Problem(source, name, what, fix))
     pairs = [Pair(image, _filled(split.masks, parts)) for image, parts in found]
     return verified(root, name, source, pairs, problems)
-
-
-def _pairs_of_lines(lines: list[tuple[int, str]], split: str, source: str, problems: list[Problem]) -> list[Pair]:
-    pairs = []
-    for number, line in lines:
-        columns = line.split("\t")
-        if len(columns) == 2:
-            pairs.append(Pair(*columns))
-        else:
-            what = f"{line[:80]!r} is not image<TAB>mask"
-            problems.append(Problem(f"{source}:{number}", split, what, "write two paths with a tab between"))
-    return pairs
 
 
 def _filled(pattern: str, parts: dict[str, str]) -> str:

@@ -48,17 +48,20 @@ def decode_mask(data: bytes, path: Path, kind: Literal["index", "colour"]) -> ND
 
 
 def check_whole(data: bytes, path: Path) -> None:
-    """Raise ValueError for a JPEG or PNG that ends early or was altered: decoders fill the rest with grey, silently."""
+    """Raise ValueError for a JPEG or PNG that ends early, which decoders silently fill up with grey, and for an altered PNG.
+
+    An altered JPEG goes unseen: it has no checksums.
+    """
     if not data:
         raise ValueError(f"{path}: is empty")
     if data.startswith(_PNG):
-        for kind, _, end, sound in _chunks(data):
+        for kind, start, end, sound in _chunks(data):
             if not sound:
                 raise ValueError(f"{path}: damaged PNG: the checksum of {kind!r} does not fit; copy the file again")
+            if start == len(_PNG) and (kind != b"IHDR" or end - start != 25):
+                raise ValueError(f"{path}: damaged PNG: it has no header; copy the file again")
             if kind == b"IEND":
                 return
-            if end > len(data):
-                break
         raise ValueError(f"{path}: truncated PNG: it ends after {len(data)} bytes; copy the file again")
     if data.startswith(b"\xff\xd8") and not _jpeg_ends(data):
         raise ValueError(f"{path}: truncated JPEG: it ends after {len(data)} bytes; copy the file again")

@@ -145,11 +145,11 @@ class FileSplit:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Over relative paths, contents and the meaning of the masks; reads every file once."""
+        """Over relative paths, contents, the meaning of the masks and the classes; reads every file once."""
         root, coding = self.dataset.root, self.dataset.coding
         files = [[f, hashlib.sha256(read_bytes(root / f)).hexdigest()] for p in self.pairs for f in (p.frame, p.mask)]
-        names = list(self.labels.names)
-        return sha256_json({"files": files, "classes": names, "coding": [coding.kind, sorted(coding.table.items())]})
+        classes = [list(self.labels.names), self.labels.palette]  # both end up in model.json
+        return sha256_json({"files": files, "classes": classes, "coding": [coding.kind, sorted(coding.table.items())]})
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -202,6 +202,19 @@ def list_lines(root: Path, name: str, split: str) -> tuple[list[tuple[int, str]]
     lines = [(i, line.strip(" \r")) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     empty = Problem(str(path), split, "lists nothing", "list the files of this split, one a line")
     return lines, [] if lines else [empty]
+
+
+def pairs_of_lines(lines: Iterable[tuple[int, str]], split: str, source: str) -> tuple[list[Pair], list[Problem]]:
+    """Numbered lines `image<TAB>mask` of the list `source` as pairs, and a problem for each that is none."""
+    pairs, problems = [], []
+    for number, line in lines:
+        columns = line.split("\t")
+        if len(columns) == 2:
+            pairs.append(Pair(*columns))
+        else:
+            what = f"{line[:80]!r} is not image<TAB>mask"
+            problems.append(Problem(f"{source}:{number}", split, what, "write two paths with a tab between"))
+    return pairs, problems
 
 
 def outside(root: Path, name: str) -> str | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .dataset import Split
+from edgesmith.deploy.meta import MAX_SIDE
+
+from .dataset import MIN_SIDE, Split
 
 if TYPE_CHECKING:
     from .pairs import FileDataset
@@ -47,8 +49,8 @@ class Data:
             problems.append("root: street is drawn, not read, and has no root; leave it out")
         if self.dataset != "street" and self.frame_hw is not None:
             problems.append("frame_hw: only street draws frames of any size; leave it out")
-        elif self.frame_hw is not None and not all(32 <= side <= 8192 for side in self.frame_hw):
-            problems.append("frame_hw: needs a height and a width of 32 to 8192 pixels")
+        elif self.frame_hw is not None and not all(MIN_SIDE <= side <= MAX_SIDE for side in self.frame_hw):
+            problems.append(f"frame_hw: needs height and width of {MIN_SIDE} to {MAX_SIDE} pixels")
         for name in ("train_frames", "val_frames", "test_frames"):
             if not 1 <= getattr(self, name) <= 1_000_000:
                 problems.append(f"{name}: needs 1 to 1000000 frames")
@@ -57,11 +59,10 @@ class Data:
         if problems:
             raise ValueError("\n".join(problems))
 
-    @property
-    def digest(self) -> str:
-        """Identity of all its splits for a stage's key: what is in them, not where they lie. Reads every file once."""
-        digests = "".join(f"{name} {open_split(self, name).digest}\n" for name in splits(self))
-        return hashlib.sha256(digests.encode()).hexdigest()
+
+def splits_digest(data: Data, names: tuple[str, ...]) -> str:
+    """Identity of the named splits for a stage's key: what is in them, not where they lie. Reads their files."""
+    return hashlib.sha256("".join(f"{n} {open_split(data, n).digest}\n" for n in names).encode()).hexdigest()
 
 
 def parse_spec(text: str) -> tuple[Data, str | None]:
@@ -108,14 +109,13 @@ def open_files(data: Data) -> FileDataset:
         return camvid.find(resolve_root(data))
     if data.dataset == "street":
         raise ValueError("street is drawn, not read: it has no files")
-    path = Path(data.dataset).expanduser()
-    return folder.find(path, Path(data.root).expanduser() if data.root is not None else None)
+    return folder.find(user_path("dataset", data.dataset), None if data.root is None else user_path("root", data.root))
 
 
 def resolve_root(data: Data) -> Path:
     """The folder of a dataset that has a name: `data.root`, else below EDGESMITH_DATA."""
     if data.root is not None:
-        root = Path(data.root).expanduser()
+        root = user_path("root", data.root)
         if not root.is_dir():
             raise ValueError(f"root: {data.root} is not a folder; name the folder that holds {data.dataset}")
         return root
@@ -125,17 +125,19 @@ def resolve_root(data: Data) -> Path:
             f"where {data.dataset} lies is not known: set {ENVIRONMENT} to the folder that holds it (as "
             f"{ENVIRONMENT}/{data.dataset} or itself), or give its root: --set data.root=DIR, {data.dataset}:DIR"
         )
-    for root in (Path(base).expanduser() / data.dataset, Path(base).expanduser()):
+    whole = user_path(ENVIRONMENT, base)
+    for root in (whole / data.dataset, whole):
         if root.is_dir():
             return root
     raise ValueError(f"{ENVIRONMENT}={base} is not a folder; set it to the folder that holds {data.dataset}")
 
 
-def relative_to(data: Data, folder: Path) -> Data:
-    """The same data with the path of its YAML file, if it has one, taken from `folder` instead of the working folder."""
-    if not _is_yaml(data.dataset) or Path(data.dataset).is_absolute():
-        return data
-    return replace(data, dataset=str(folder / data.dataset))
+def user_path(field: str, text: str) -> Path:
+    """The path that a user wrote, ~ and ~NAME filled in. Raises ValueError naming `field` when there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{field}: {text}: there is no home folder of that user; write the path out") from None
 
 
 def _is_yaml(text: str) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .camvid import CAMVID
 from .dataset import LabelSet, Sample
 from .street_ground import paint_bonnet, paint_ground, paint_sky, response
 from .street_layout import lay_furniture, lay_people, lay_side, lay_traffic
@@ -20,19 +21,11 @@ from .street_scene import draw_scene, integer
 GENERATOR_VERSION = 1
 """Raised when a frame of any (seed, index, size) changes."""
 
-STREET = LabelSet(
-    names=(
-        *("Sky", "Building", "Pole", "Road", "Sidewalk", "Tree", "SignSymbol", "Fence"),
-        *("Car", "Pedestrian", "Bicyclist"),
-    ),
-    palette=(
-        *((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0)),
-        *((192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)),
-    ),
-)
+STREET = CAMVID
 """CamVid's eleven classes in its order and colours."""
 
 MIN_SIDE = 64
+"""Smallest height and width in pixels at which the scene can be drawn."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +35,14 @@ def refused(folder: Path) -> str:
     with pytest.raises((ValueError, FileNotFoundError)) as e:
         Bundle.open(folder).verify()
     return str(e.value)
+
+
+def relist(folder: Path, name: str) -> None:
+    """Add a file of that name to the manifest, whether there is one or not."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": 1, "sha256": "0" * 64}
+    manifest["digest"] = sha256_json({"files": manifest["files"], "format": 1})
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
 def test_a_built_bundle_is_whole_and_holds_what_was_built(bundle_folder: Path, tiny: SimpleNamespace) -> None:
@@ -119,10 +129,21 @@ def test_a_symbolic_link_is_refused_even_to_the_same_content(copy: Path, name: s
     assert name in message
 
 
-def test_a_pipe_is_refused_without_being_opened(copy: Path) -> None:
-    (copy / "model.onnx").unlink()
-    os.mkfifo(copy / "model.onnx")
-    assert "model.onnx: is not a plain file" in refused(copy)
+@pytest.mark.parametrize("name", ["model.onnx", "manifest.json", "meta.json", "engines/onnxruntime-cpu-fp32/engine.json"])
+def test_a_pipe_is_refused_without_being_opened(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    message = refused(copy)  # reading it would block for ever
+    assert name in message
+    assert "is not a plain file" in message
+    assert [str(p) for p in find_problems(copy)] == [f"{name}: is not a plain file"]
+
+
+@pytest.mark.parametrize("name", ["n" * 5000, "engines/" + "n" * 5000 + "/engine.json", "\ud800"])
+def test_a_name_that_no_file_can_have_is_a_problem_like_others(copy: Path, name: str) -> None:
+    relist(copy, name)
+    assert [p.file for p in find_problems(copy)] == [name]
+    refused(copy)
 
 
 @pytest.mark.parametrize(
@@ -130,10 +151,7 @@ def test_a_pipe_is_refused_without_being_opened(copy: Path) -> None:
 )
 def test_a_manifest_that_leaves_the_folder_is_refused_though_its_digests_fit(copy: Path, name: str) -> None:
     (copy.parent / "outside").write_bytes(b"x")
-    manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["files"][name] = {"bytes": 1, "sha256": "0" * 64}
-    manifest["digest"] = sha256_json({"files": manifest["files"], "format": 1})
-    (copy / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    relist(copy, name)
     message = refused(copy)
     assert "manifest.json" in message
     assert "only relative paths inside the bundle" in message
@@ -223,12 +241,37 @@ def test_an_engine_folder_of_another_name_than_its_key_is_refused(copy: Path) ->
     assert "it must be the name of its folder" in refused(copy)
 
 
-def test_an_engine_of_another_graph_is_refused(copy: Path, tiny: SimpleNamespace) -> None:
+def test_an_engine_of_another_graph_is_refused(copy: Path) -> None:
+    bundle = Bundle.open(copy)
     graph = (copy / "model.onnx").read_bytes()
     (copy / "model.onnx").write_bytes(graph.replace(b"tiny", b"tony"))
     write_manifest(copy)
-    with pytest.raises(ValueError, match="graph_sha256 is not that of"):
-        Bundle.open(copy).engine()
+    with pytest.raises(ValueError, match=r"engine\.json: graph_sha256 is not that of model\.onnx"):
+        bundle.verify()
+    assert "graph_sha256 is not that of" in refused(copy)
+
+
+@pytest.mark.parametrize(
+    ("said", "plan", "message"),
+    [
+        (7, None, r"plan_bytes is 7, but of engine\.plan there is none"),
+        (7, b"12345678", r"plan_bytes is 7, but of engine\.plan it has 8 bytes"),
+        (None, b"12345678", r"plan_bytes is None, but of engine\.plan it has 8 bytes"),
+    ],
+)
+def test_an_engine_whose_plan_is_not_the_recorded_one_is_refused(
+    copy: Path, said: int | None, plan: bytes | None, message: str
+) -> None:
+    bundle = Bundle.open(copy)
+    record = copy / "engines/onnxruntime-cpu-fp32/engine.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "plan_bytes": said}))
+    if plan is not None:
+        (record.parent / "engine.plan").write_bytes(plan)
+    write_manifest(copy)
+    with pytest.raises(ValueError, match=message):
+        bundle.verify()
+    with pytest.raises(ValueError, match=message):
+        Bundle.open(copy)
 
 
 def test_an_engine_is_not_opened_from_damaged_files(copy: Path) -> None:
@@ -279,6 +322,11 @@ def test_a_golden_image_of_another_size_or_with_a_stray_label_is_named(copy: Pat
     (copy / "golden/000.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"golden/000\.png is not an 8-bit RGB PNG"):
         list(bundle.golden())
+    png = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    header = b"IHDR" + struct.pack(">II", 40_000, 40_000) + png[24:29]  # more pixels than OpenCV takes
+    (copy / "golden/000.png").write_bytes(png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:])
+    with pytest.raises(ValueError, match=r"golden/000\.png cannot be decoded"):
+        list(bundle.golden())
 
 
 def test_colour_order_is_written_into_the_given_buffer(tiny: SimpleNamespace) -> None:
@@ -288,3 +336,14 @@ def test_colour_order_is_written_into_the_given_buffer(tiny: SimpleNamespace) ->
     assert np.array_equal(buffer, frame[..., ::-1])
     assert np.array_equal(in_colour_order(frame[:, ::-1], "bgr"), frame[:, ::-1, ::-1])
     assert np.array_equal(in_colour_order(frame, "rgb", buffer), frame)
+
+
+@pytest.mark.parametrize(
+    "out", [np.zeros((24, 33, 3), np.uint8), np.zeros((24, 32, 3), np.float32), np.zeros((24, 64, 3), np.uint8)[:, ::2]]
+)
+@pytest.mark.parametrize("order", ["bgr", "rgb"])
+def test_a_buffer_that_does_not_fit_the_frame_is_refused_and_not_silently_left_alone(
+    tiny: SimpleNamespace, out: np.ndarray, order: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"out is .*; it must be uint8 \(24, 32, 3\)"):
+        in_colour_order(tiny.frame_of(0), order, out)

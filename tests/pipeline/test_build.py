@@ -16,7 +16,7 @@ import pytest
 from edgesmith.deploy.bundle import Bundle
 from edgesmith.deploy.files import sha256_file
 from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, Slot, open_artifact
-from edgesmith.pipeline.build import Build
+from edgesmith.pipeline.build import Build, installed_version
 
 Make = Callable[..., OnnxModel]
 
@@ -115,6 +115,22 @@ def test_a_backend_that_is_not_installed_is_an_error_never_another_backend(make_
 def test_impossible_configurations_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Build(**options)
+
+
+def test_a_backend_that_comes_under_another_name_has_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = [p for p in sys.path if not p.endswith("-packages")]
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *installed])
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    assert installed_version("onnxruntime") == "none"
+    (tmp_path / "onnxruntime.py").touch()
+    importlib.invalidate_caches()
+    assert installed_version("onnxruntime") == "unknown"
+    info = tmp_path / "onnxruntime_gpu-9.8.7.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 9.8.7\n")
+    (info / "top_level.txt").write_text("onnxruntime\n")
+    importlib.invalidate_caches()
+    assert installed_version("onnxruntime") == "9.8.7"
 
 
 def test_building_and_validating_need_no_torch(make_model: Make, tmp_path: Path, tiny: SimpleNamespace) -> None:

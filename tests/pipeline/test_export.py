@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import helper, numpy_helper
 
 from edgesmith import models
 from edgesmith.deploy.files import write_bytes, write_json
@@ -20,14 +23,16 @@ from edgesmith.deploy.meta import Meta
 from edgesmith.models.arch import InvertedResidual, SqueezeNas
 from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, model_json
 from edgesmith.models.weights import tensor_bytes
-from edgesmith.pipeline import export
+from edgesmith.pipeline import export, recipe
+from edgesmith.pipeline import graph as graphs
 from edgesmith.pipeline.artifacts import OnnxModel, Slot, Weights, open_artifact
 from edgesmith.pipeline.data.dataset import Sample
 from edgesmith.pipeline.data.spec import Data
 from edgesmith.pipeline.export import Export
-from edgesmith.pipeline.reference import labels_by_torch
+from edgesmith.pipeline.reference import labels_by_torch, resized
 
 CLASSES = ("sky", "road", "car", "tree", "pole")
+SIZE = "needs height and width of 64 to 16384 pixels"
 
 
 def make_weights(folder: Path, decoder: Literal["lraspp", "aspp"] = "lraspp", poison: bool = False) -> Weights:
@@ -228,16 +233,96 @@ def test_labels_that_the_logits_do_not_explain_are_an_error(weights: Weights) ->
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"frame_hw": (32, 480)}, r"frame_hw, where input_hw is left out, is \(32, 480\)"),
-        ({"frame_hw": (0, 480), "input_hw": (64, 64)}, r"frame_hw is \(0, 480\)"),
-        ({"frame_hw": (360, 480), "input_hw": (64, 20000)}, r"input_hw is \(64, 20000\)"),
-        ({"frame_hw": (360, 480, 3)}, "height and width"),
-        ({"frame_hw": (360, 480), "colour_order": "yuv"}, "colour_order is 'yuv'"),
+        ({"frame_hw": (32, 480)}, f"^frame_hw: {SIZE}$"),
+        ({"frame_hw": (63, 480), "input_hw": (64, 64)}, f"^frame_hw: {SIZE}$"),
+        ({"frame_hw": (360, 480), "input_hw": (64, 20000)}, f"^input_hw: {SIZE}$"),
+        ({"frame_hw": (360, 480, 3)}, f"^frame_hw: {SIZE}$"),
+        ({"frame_hw": (360, 480), "input_hw": ()}, f"^input_hw: {SIZE}$"),
+        ({"frame_hw": (360, 480), "colour_order": "yuv"}, "^colour_order: needs bgr or rgb$"),
+        (
+            {"frame_hw": (0, 1), "input_hw": (2, 3), "colour_order": "yuv"},
+            f"^frame_hw: {SIZE}\ninput_hw: {SIZE}\ncolour_order: needs bgr or rgb$",
+        ),
     ],
 )
 def test_impossible_values_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Export(**given)
+
+
+def test_an_impossible_size_in_a_recipe_is_refused_with_file_line_and_key(tiny_recipe: Path, tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(tiny_recipe.read_text().replace("export: {frame_hw: [96, 128]}", "export:\n  frame_hw: [32, 480]"))
+    line = path.read_text().splitlines().index("  frame_hw: [32, 480]") + 1
+
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is compared below
+        recipe.read(str(path))
+
+    assert str(caught.value) == f"{path}:{line}: export.frame_hw = [32, 480]: {SIZE}"
+
+
+def one_convolution(frame_hw: tuple[int, int], input_hw: tuple[int, int]) -> export._Check:
+    """A check of the graph of a network that is one convolution, of which only the resize may go wrong."""
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.low_logits = torch.nn.Conv2d(3, 3, 8, stride=8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return resized(self.low_logits(x), (x.shape[2], x.shape[3]))
+
+    module = Network().eval()
+    h, w = low_hw = (input_hw[0] // 8, input_hw[1] // 8)
+    weight, bias = (p.detach().numpy() for p in (module.low_logits.weight, module.low_logits.bias))
+    inside = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w", "b"], ["y"], strides=[8, 8])],
+        "network",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, *input_hw])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3, h, w])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
+    )
+    assembled = graphs.assemble(
+        helper.make_model(inside, opset_imports=[helper.make_opsetid("", 18)], ir_version=8),
+        frame_hw=frame_hw,
+        colour_order="bgr",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        enlargement=export._enlargement(low_hw, input_hw, frame_hw, False),
+    )
+    model = Model(
+        models.zoo("squeezenas-lat-small"), CLASSES[:3], ((0, 0, 0),) * 3, IMAGENET_MEAN, IMAGENET_STD, "weights.safetensors"
+    )
+    return export._Check(Export(frame_hw, input_hw), model, module, assembled)
+
+
+@pytest.mark.parametrize(("frame_hw", "input_hw"), [((700, 900), (200, 344)), ((64, 80), (160, 168))])
+def test_a_right_resize_is_taken_and_one_in_another_coordinate_mode_is_not(
+    frame_hw: tuple[int, int], input_hw: tuple[int, int]
+) -> None:
+    check = one_convolution(frame_hw, input_hw)
+    frames = export._hard_frames(frame_hw)
+    for name, frame in frames:
+        check(name, frame)
+    for mode in ("align_corners", "asymmetric"):
+        wrong = copy.deepcopy(check.graph.model)
+        (resize,) = (n for n in wrong.graph.node if n.op_type == "Resize")
+        for attribute in resize.attribute:
+            if attribute.name == "coordinate_transformation_mode":
+                attribute.s = mode.encode()
+        with pytest.raises(RuntimeError, match=r"the graph's resized frame is \d.* grey levels off torch's"):
+            export._Check(check.export, check.model, check.module, replace(check.graph, model=wrong))(*frames[0])
+
+
+@pytest.mark.slow
+def test_the_resize_of_a_large_frame_is_within_what_fp32_explains() -> None:
+    frame_hw = (2160, 3840)
+    check = one_convolution(frame_hw, (1000, 1904))
+
+    check(*export._hard_frames(frame_hw)[0])
+
+    assert export.resize_bound(frame_hw) == pytest.approx(0.547, abs=1e-3)
 
 
 def test_a_recipe_reader_needs_no_torch() -> None:

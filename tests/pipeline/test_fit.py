@@ -11,6 +11,7 @@ import torch
 from edgesmith import models
 from edgesmith.deploy.files import read_json, write_json
 from edgesmith.models.weights import read_tensors
+from edgesmith.pipeline import fit
 from edgesmith.pipeline.artifacts import Architecture, Slot, Weights
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data
@@ -18,6 +19,7 @@ from edgesmith.pipeline.derive import Derive
 from edgesmith.pipeline.fit import Trainer
 from edgesmith.pipeline.loader import Batch, Batches
 from edgesmith.pipeline.optim import learning_rate
+from edgesmith.pipeline.stage import stage_key
 from edgesmith.pipeline.train import Start, Train
 
 STREET = Data("street", frame_hw=(64, 96), train_frames=12, val_frames=2, test_frames=2)
@@ -86,14 +88,46 @@ def test_a_training_keeps_best_and_last_and_their_history(arch: Architecture, tm
     torch.testing.assert_close(module.state_dict(), read_tensors(weights.path / "best.safetensors"))
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpoint(arch: Architecture, tmp_path: Path) -> None:
-    wild = dataclasses.replace(TINY, lr=1e18, epochs=5)
+def test_weights_that_are_not_finite_stop_with_the_step_and_a_checkpoint_that_is_whole(
+    arch: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "learning_rate", lambda train, done: 1e-3 if done < 0.5 else 1e18)
     with pytest.raises(
-        FloatingPointError, match=r"epoch \d, step \d of 3; the last good checkpoint is .*checkpoint\.safetensors"
-    ):
-        wild(arch, Slot(tmp_path / "w", "key", tmp_path / "scratch"))
+        FloatingPointError, match=r"epoch 2, step \d of 3; the last good checkpoint is .*checkpoint-key"
+    ) as raised:
+        TINY(arch, Slot(tmp_path / "w", "key", tmp_path / "scratch"))
     assert not (tmp_path / "w").exists()
-    assert (tmp_path / "scratch" / "checkpoint.safetensors").is_file()
+    (checkpoint,) = (tmp_path / "scratch").iterdir()
+    assert str(checkpoint) in str(raised.value)
+    assert all(t.isfinite().all() for t in read_tensors(checkpoint).values() if t.is_floating_point())
+
+
+def test_a_loss_that_is_not_finite_stops_too(arch: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "loss", lambda self, x, labels: self.module(x).mean() * float("nan"))
+    with pytest.raises(
+        FloatingPointError, match=r"the loss is nan at epoch 1, step 1 of 3; the last good checkpoint is none yet"
+    ):
+        TINY(arch, Slot(tmp_path / "w", "key", tmp_path / "scratch"))
+
+
+def test_a_damaged_checkpoint_is_moved_aside_and_said(arch: Architecture, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    with pytest.raises(KeyboardInterrupt):
+        TINY(arch, Slot(tmp_path / "a", "key", scratch, stopping_at(4)))
+    (scratch / "checkpoint-key.safetensors").write_bytes(b"damaged")
+    seen: list[str] = []
+    TINY(arch, Slot(tmp_path / "a", "key", scratch, lambda event, **fields: seen.append(event)))
+    assert "checkpoint-damaged" in seen
+    assert (scratch / "checkpoint-key.damaged").read_bytes() == b"damaged"
+
+
+def test_a_val_split_of_void_alone_gives_no_score_and_no_failure(
+    arch: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "evaluate", lambda module, split, input_hw: None)
+    weights = TINY(arch, Slot(tmp_path / "w"))
+    assert [row["val_miou"] for row in read_json(weights.path / "history.json")] == [None, None]
+    models.load(weights.path)
 
 
 def test_training_starts_from_earlier_weights_with_another_head(arch: Architecture, tmp_path: Path) -> None:
@@ -212,3 +246,12 @@ def test_weights_open_only_unchanged(arch: Architecture, tmp_path: Path) -> None
     (weights.path / "history.json").write_text("[]")
     with pytest.raises(ValueError, match=r"history\.json differs"):
         Weights(weights.path).check()
+
+
+def test_only_the_splits_that_training_reads_enter_its_key() -> None:
+    key = stage_key(TINY)
+    more_test = dataclasses.replace(TINY, data=dataclasses.replace(STREET, test_frames=9))
+    more_train = dataclasses.replace(TINY, data=dataclasses.replace(STREET, train_frames=16))
+    assert stage_key(more_test) == key
+    assert stage_key(more_train) != key
+    assert stage_key(dataclasses.replace(TINY, checkpoint_seconds=9.0)) == key

@@ -283,11 +283,15 @@ def test_500_damaged_datasets_are_reported_by_file(
     fuzz_datasets(500, tmp_path, monkeypatch, capsys)
 
 
+@pytest.mark.parametrize("verb", ["build", "run"])
 def test_a_folder_that_is_not_ours_is_never_replaced(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
-    (tmp_path / "holiday").mkdir()
-    (tmp_path / "holiday" / "photo.jpg").write_bytes(b"dear")
-    code = run_cli(monkeypatch, "build", tiny_run / "onnx", "--out", tmp_path / "holiday")
+    holiday = tmp_path / "holiday"
+    (holiday / "train").mkdir(parents=True)
+    (holiday / "train" / "photo.jpg").write_bytes(b"dear")
+    (holiday / "recipe.yaml").write_text(RECIPE)
+    before = snapshot(holiday)
+    code = run_cli(monkeypatch, verb, tiny_run / "onnx" if verb == "build" else holiday / "recipe.yaml", "--out", holiday)
     refuse(capsys, code, "nothing was overwritten")
-    assert snapshot(tmp_path / "holiday") == {"photo.jpg": b"dear"}
+    assert snapshot(holiday) == before

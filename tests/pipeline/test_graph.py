@@ -197,6 +197,16 @@ def test_an_invalid_graph_is_refused() -> None:
         graph.check(model)
 
 
+@pytest.mark.parametrize("opsets", [[("", 17)], [("", 19)], [], [("my.ops", 18)], [("", 18), ("ai.onnx", 17)]])
+def test_a_network_of_another_opset_is_refused(opsets: list[tuple[str, int]]) -> None:
+    model = network()
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in opsets)
+
+    with pytest.raises(ValueError, match=r"are of opset .*; it must be exported with 18"):
+        assemble(model)
+
+
 def test_a_network_of_other_shapes_is_refused() -> None:
     model = network()
     with pytest.raises(ValueError, match="does not lead from"):

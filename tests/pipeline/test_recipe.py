@@ -28,3 +28,13 @@ def test_overrides_reach_nested_fields() -> None:
 def test_an_unknown_recipe_gets_the_nearest_name() -> None:
     with pytest.raises(FileNotFoundError, match="did you mean 'street'"):
         recipe.read("sreet")
+
+
+def test_every_field_has_a_sentence_and_can_be_set() -> None:
+    from edgesmith.pipeline.fields import fields_of
+
+    found = {f.key: f for f in fields_of(recipe.Recipe)}
+    assert found["train.epochs"].default == "10"
+    assert "opacity" not in found
+    assert found["derive.arch"].default == "required"
+    assert [key for key, f in found.items() if not f.doc] == []

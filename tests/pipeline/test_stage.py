@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from edgesmith.deploy.files import new_folder, read_json, write_json, write_text
+from edgesmith.deploy.files import new_folder, read_json, remove_leftovers, write_json, write_text
 from edgesmith.pipeline import events
 from edgesmith.pipeline.artifacts import Architecture, Slot, Weights, open_artifact
 from edgesmith.pipeline.run import locked
@@ -49,7 +49,8 @@ def test_a_stage_runs_once_and_again_only_when_its_key_changes(tmp_path: Path) -
     assert seen == ["a up-to-date", "b up-to-date"]
     seen.clear()
     p.run("b", Architecture, Write("two"), p.run("a", Architecture, Write("changed")))
-    assert seen == ["a start", "a done", "b start", "b done"]
+    assert seen == ["a kept", "a start", "a done", "b kept", "b start", "b done"]
+    assert [(d / "text").read_text() for d in sorted((tmp_path / "replaced").iterdir())] == ["one", "two"]
 
 
 def test_a_damaged_artifact_is_made_again(tmp_path: Path) -> None:
@@ -65,6 +66,9 @@ def test_the_key_depends_on_stage_version_configuration_inputs_and_environment(t
     class Write2(Write):
         version = 2
 
+    class OnGpu(Write):
+        environment: ClassVar[dict[str, str]] = {"gpu": "a"}
+
     one, two = (Write(t)(Slot(tmp_path / t)) for t in ("x", "y"))
     keys = [
         stage_key(Write()),
@@ -72,7 +76,7 @@ def test_the_key_depends_on_stage_version_configuration_inputs_and_environment(t
         stage_key(Write2()),
         stage_key(Write(), one),
         stage_key(Write(), two),
-        stage_key(Write(), one, environment={"gpu": "a"}),
+        stage_key(OnGpu(), one),
     ]
     assert len(set(keys)) == len(keys)
     assert stage_key(Write(threads=9)) == stage_key(Write())
@@ -119,6 +123,37 @@ def test_new_folder_replaces_only_when_it_is_whole(tmp_path: Path) -> None:
         (folder / "two").write_text("2")
         assert (tmp_path / "x" / "one").exists()
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["two"]
+
+
+def test_what_a_kill_between_two_renames_moved_away_comes_back(tmp_path: Path) -> None:
+    (tmp_path / ".x.1.old" / "was").mkdir(parents=True)
+    (tmp_path / ".x.2.tmp").mkdir()
+    remove_leftovers(tmp_path / "x")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "photo.png").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="nothing was overwritten"):
+        Write()(Slot(tmp_path / "train"))
+    assert (tmp_path / "train" / "photo.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("sidecar", ["[]", "{}", '{"kind": [], "digest": "x", "key": "x"}', '{"kind": "architecture"}'])
+def test_a_sidecar_of_the_wrong_shape_is_refused_by_file(tmp_path: Path, sidecar: str) -> None:
+    Write()(Slot(tmp_path / "x"))
+    (tmp_path / "x" / "artifact.json").write_text(sidecar)
+    with pytest.raises(ValueError, match=r"artifact\.json"):
+        open_artifact(Architecture, tmp_path / "x")
+
+
+def test_a_torn_last_line_does_not_swallow_the_next_event(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text('{"event": "sta')
+    log = events.EventLog(tmp_path, lambda event, **fields: None)
+    log("run", recipe="x")
+    log.close()
+    assert json.loads((tmp_path / "events.jsonl").read_text().splitlines()[1])["event"] == "run"
 
 
 def test_links_are_not_part_of_an_artifact(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import pytest
 
 from edgesmith.deploy.files import payload_files
 from edgesmith.pipeline import validate as module
-from edgesmith.pipeline.artifacts import BundleFolder, Slot, Validation, open_artifact
+from edgesmith.pipeline.artifacts import BundleFolder, Slot, Validation, Weights, open_artifact
 from edgesmith.pipeline.data.spec import Data
 from edgesmith.pipeline.stage import stage_key
 from edgesmith.pipeline.validate import Validate, distribution
@@ -183,7 +184,7 @@ def test_frames_of_another_size_are_resized_and_scored_at_the_labels_size(
     for i in range(FRAMES):
         rgb = tiny.frame_of(100 + i, (48, 80))
         small = tiny.labels_of(cv2.resize(rgb, (32, 24), interpolation=cv2.INTER_LINEAR))
-        big = cv2.resize(small, (80, 48), interpolation=cv2.INTER_NEAREST)
+        big = cv2.resize(small, (80, 48), interpolation=cv2.INTER_NEAREST_EXACT)
         right += int((big == tiny.labels_of(rgb))[1:].sum())
     assert np.sum(got["confusion"]) == FRAMES * 47 * 80
     assert got["pixel_accuracy"] == pytest.approx(right / (FRAMES * 47 * 80))
@@ -214,9 +215,49 @@ def test_progress_is_told_for_every_frame(given: BundleFolder, dataset: Dataset,
     assert events[-1][1]["miou"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("labels", "size", "expected"),
+    [
+        ([0, 1, 2, 0, 1, 2], 2, [1, 1]),  # centres at 1.5 and 4.5: pixels 1 and 4, not 0 and 3
+        ([0, 1, 2], 2, [0, 2]),  # centres at 0.75 and 2.25
+        ([0, 1], 5, [0, 0, 1, 1, 1]),  # centres at 0.2, 0.6, 1.0, 1.4, 1.8
+    ],
+)
+def test_labels_are_resized_by_pixel_centres(labels: list[int], size: int, expected: list[int]) -> None:
+    confusion = module.ConfusionMatrix(3)
+    frames = module._Frames(None, 1, None, None)  # type: ignore[arg-type]
+    truth = np.repeat(np.array([expected], np.uint8), 2, axis=0)
+    sample = module.Sample("a", np.zeros((2, size, 3), np.uint8), truth)
+    frames.score(confusion, sample, np.repeat(np.array([labels], np.uint8), 3, axis=0))
+    assert confusion.miou == 1.0
+
+
+def test_memory_that_was_freed_before_does_not_count() -> None:
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("the peak can be reset on Linux only")
+    module._reset_peak_memory()
+    before = module._peak_memory_mb()
+    blocks = [b"x" * 60_000 for _ in range(8400)]  # small enough for the heap, which a last block keeps from shrinking
+    last = b"x" * 60_000
+    assert module._peak_memory_mb() > before + 450
+    del blocks
+    module._reset_peak_memory()
+    assert module._peak_memory_mb() < before + 100
+    assert last
+
+
+def test_a_bundle_without_the_pipelines_sidecar_is_validated_as_a_device_has_it(
+    given: BundleFolder, dataset: Dataset, tmp_path: Path
+) -> None:
+    copy = BundleFolder(Path(shutil.copytree(given.path, tmp_path / "bundle", ignore=shutil.ignore_patterns("artifact.json"))))
+    got = run(Validate(dataset()), copy, tmp_path / "v")
+    assert got["bundle"] == {"digest": given.digest}
+    assert got["miou"] == 1.0
+
+
 def test_the_key_changes_with_the_frames(given: BundleFolder, dataset: Dataset) -> None:
     def key(stage: Validate) -> str:
-        return stage_key(stage, given, environment=stage.environment)
+        return stage_key(stage, given)
 
     data = dataset()
     assert key(Validate(data)) == key(Validate(data))
@@ -267,10 +308,26 @@ def test_with_weights_torch_labels_the_same_frames_and_both_are_compared(tiny_ru
     assert "weights" in stage.environment
 
 
-def test_weights_of_other_classes_than_the_bundle_are_refused(
+def test_weights_for_a_bundle_that_names_none_are_refused(
     given: BundleFolder, dataset: Dataset, tiny_run: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"weights: .* is not what the bundle was made from: its classes are Sky, "):
+    digest = Weights(tiny_run / "train").digest
+    with pytest.raises(ValueError, match=rf"is not what the bundle was made from: its digest is {digest}, .* names none"):
         Validate(dataset(), weights=str(tiny_run / "train"))(given, Slot(tmp_path / "v"))
     with pytest.raises(FileNotFoundError, match="is not an artifact folder"):
         Validate(dataset(), weights=str(tmp_path))(given, Slot(tmp_path / "v"))
+
+
+def test_other_weights_of_the_same_classes_are_refused_with_both_digests(tiny_run: Path, tmp_path: Path) -> None:
+    trained = Weights(tiny_run / "train")
+    with Slot(tmp_path / "other").writing(Weights) as temporary:
+        shutil.copytree(trained.path, temporary, ignore=shutil.ignore_patterns("artifact.json"), dirs_exist_ok=True)
+        tensors = temporary / "best.safetensors"
+        data = bytearray(tensors.read_bytes())
+        data[-1] ^= 1
+        tensors.write_bytes(data)
+    other = Weights(tmp_path / "other")
+    stage = Validate(Data(frame_hw=(96, 128), test_frames=1), weights=str(other.path))
+    with pytest.raises(ValueError, match=rf"its digest is {other.digest}, provenance\.json in .* names {trained.digest}"):
+        stage(BundleFolder(tiny_run / "bundle"), Slot(tmp_path / "v"))
+    assert not (tmp_path / "v").exists()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgesmith.deploy.engines import Engine, open_engine
-from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, SessionOptions
+from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, SessionOptions, processor
 
 
 @pytest.fixture
@@ -134,3 +134,20 @@ def test_importing_the_device_room_loads_no_backend_and_no_image_library() -> No
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("processor\t: 0\nmodel\t\t: 85\nmodel name\t: Some CPU @ 2 GHz\n", "Some CPU @ 2 GHz"),
+        ("Hardware\t: BCM2835\nModel\t\t: Raspberry Pi 4\n", "Raspberry Pi 4"),
+    ],
+)
+def test_the_processor_is_named_as_the_system_names_it(monkeypatch: pytest.MonkeyPatch, cpuinfo: str, name: str) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: cpuinfo)
+    assert processor() == name
+
+
+def test_a_processor_without_a_name_is_called_by_its_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: "processor\t: 0\n")
+    assert processor()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,18 +27,31 @@ class IProgressMonitor:
 class NetworkDefinitionCreationFlag:
     STRONGLY_TYPED = 1
 
+class BuilderFlag:
+    TF32 = 6
+
+class Config:
+    def __init__(self):
+        self.cleared = set()
+    def clear_flag(self, flag):
+        self.cleared.add(flag)
+
+config = Config()
+
 class Builder:
     def __init__(self, logger):
         self.logger = logger
     def create_network(self, flags):
         assert flags == 2
     def create_builder_config(self):
-        return type("Config", (), {})()
+        return config
 
 class OnnxParser:
     def __init__(self, network, logger):
         self.logger = logger
     def parse_from_file(self, path):
+        if BuilderFlag.TF32 not in config.cleared:
+            raise RuntimeError("TF32 is on: fp32 would have 10 bits of mantissa")
         self.logger.log("verbose", "Parsing node: zoomed_3 [Zoom]")
         print("printed by the library", flush=True)
         DEATH
@@ -123,10 +137,27 @@ def test_a_build_that_hangs_is_stopped(graph: Path, tmp_path: Path, fake_library
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fake", "model.onnx"]
 
 
-def test_an_error_of_the_library_comes_back_as_text(graph: Path, tmp_path: Path, fake_library: SimpleNamespace) -> None:
-    fake_library.that("raise RuntimeError('no device')")
-    with pytest.raises(RuntimeError, match="RuntimeError: no device"):
+@pytest.mark.parametrize("error", ["RuntimeError", "AttributeError", "TypeError"])
+def test_an_error_of_the_library_comes_back_as_text(
+    graph: Path, tmp_path: Path, fake_library: SimpleNamespace, error: str
+) -> None:
+    fake_library.that(f"raise {error}('no device')")
+    with pytest.raises(RuntimeError, match=rf"model\.onnx: {error}: no device"):
         build_plan(graph, tmp_path / "engine.plan", module="tensorrt")
+
+
+def test_what_the_callers_progress_raises_ends_the_build_and_comes_through(
+    graph: Path, tmp_path: Path, fake_library: SimpleNamespace
+) -> None:
+    def full(phase: str) -> None:
+        raise OSError(f"no space left to log {phase!r}")
+
+    fake_library.that("config.progress_monitor.phase_start('Tactics', None, 1); time.sleep(600)")
+    start = time.monotonic()
+    with pytest.raises(OSError, match="no space left to log 'Tactics'"):
+        build_plan(graph, tmp_path / "engine.plan", module="tensorrt", progress=full)
+    assert time.monotonic() - start < 60
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fake", "model.onnx"]
 
 
 @pytest.mark.skipif("tensorrt" in sys.modules, reason="TensorRT is installed")

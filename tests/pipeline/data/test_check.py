@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from edgesmith.pipeline.data.check import check, inspect
-from edgesmith.pipeline.data.images import check_whole
+from edgesmith.pipeline.data.check import inspect
+from edgesmith.pipeline.data.images import check_whole, decode_frame, decode_mask
 from edgesmith.pipeline.data.spec import Data, open_split, splits
 
 HW = (40, 56)
@@ -67,7 +69,7 @@ def test_every_kind_of_problem_is_reported_at_once(tmp_path: Path) -> None:
     with (tmp_path / "test.txt").open("a") as f:
         f.write("images/test/test0.jpg\tlabels/test/test0.png\nno tab here\n../x\t../y\n")
 
-    found = {(p.file.removeprefix(f"{tmp_path}/"), p.split, p.what) for p in check(data)}
+    found = {(p.file.removeprefix(f"{tmp_path}/"), p.split, p.what) for p in inspect(data).problems}
     size = (tmp_path / "images/train/train1.jpg").stat().st_size
     mask = (tmp_path / "labels/train/train1.png").stat().st_size
     assert found == {
@@ -79,18 +81,18 @@ def test_every_kind_of_problem_is_reported_at_once(tmp_path: Path) -> None:
         ("labels/val/val1.png", "val", "is 40x58, its frame 40x56 (height x width)"),
         ("images/test/test1.jpg", "test", "is also in split val, as images/val/val0.jpg"),
         ("test.txt", "test", "'images/test/test0.jpg' is listed twice"),
-        ("test.txt:4", "test", "'no tab here' is not image<TAB>label"),
+        ("test.txt:4", "test", "'no tab here' is not image<TAB>mask"),
         ("test.txt", "test", "'../x' is not a path below the root"),
         ("test.txt", "test", "'../y' is not a path below the root"),
     }
-    assert all(p.fix for p in check(data))
+    assert all(p.fix for p in inspect(data).problems)
 
 
 def test_empty_splits_are_reported(tmp_path: Path) -> None:
     data = camvid(tmp_path)
     (tmp_path / "val.txt").write_text("\n\n")
     (tmp_path / "test.txt").unlink()
-    assert [(p.split, p.what) for p in check(data)] == [
+    assert [(p.split, p.what) for p in inspect(data).problems] == [
         ("val", "lists nothing"),
         ("test", "the list of this split is not there"),
     ]
@@ -107,6 +109,27 @@ def test_an_image_that_ends_anywhere_early_is_told_from_a_whole_one(extension: s
     for end in range(2 if extension == "jpg" else 8, len(whole) - 1):
         with pytest.raises(ValueError, match="x: truncated"):
             check_whole(whole[:end], Path("x"))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(b"IEND", b"")],
+        [(b"IHDR", b""), (b"IEND", b"")],
+        [(b"IHDR", struct.pack(">IIB", 8, 8, 8)), (b"IEND", b"")],
+        [(b"tEXt", b"a\0b"), (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)), (b"IEND", b"")],
+    ],
+)
+def test_a_png_whose_header_is_missing_or_short_is_refused(chunks: list[tuple[bytes, bytes]]) -> None:
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in chunks)
+    with pytest.raises(ValueError, match="x: damaged PNG: it has no header"):
+        decode_mask(data, Path("x"), "index")
+    with pytest.raises(ValueError, match="x: damaged PNG: it has no header"):
+        decode_frame(data, Path("x"))
 
 
 def test_the_end_marker_of_an_embedded_thumbnail_does_not_count() -> None:
@@ -168,9 +191,9 @@ def fuzz(tmp_path: Path, seeds: range) -> None:
         for data in (Data("camvid", root=str(root)), Data(str(root / "set.yaml"))):
             bad = _unreadable(data)
             try:
-                problems = check(data)
+                problems = inspect(data).problems
             except (ValueError, OSError) as e:
-                problems = []
+                problems = ()
                 if str(root) not in str(e):
                     pytest.fail(f"seed {seed}: {e}")
             if bad and not problems and (root / "train.txt").exists():

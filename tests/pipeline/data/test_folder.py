@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import struct
 import zlib
@@ -16,6 +17,7 @@ import pytest
 from edgesmith.pipeline.data import folder
 from edgesmith.pipeline.data.dataset import VOID
 from edgesmith.pipeline.data.show import class_shares
+from edgesmith.pipeline.yamlfile import parse
 
 CITYSCAPES = {
     "road": (128, 64, 128),
@@ -39,6 +41,7 @@ CITYSCAPES = {
     "bicycle": (119, 11, 32),
 }
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+OTHER_IDS = tuple(i for i in range(34) if i not in LABEL_IDS)
 
 
 def describe(path: Path, root: Path, splits: str, more: str = "", values: tuple[int, ...] | None = None) -> Path:
@@ -151,6 +154,8 @@ def test_colour_masks_map_by_class_colour_and_further_colours(tmp_path: Path) ->
         ("splits:", "ignore_index: [2, 300]\nsplits:", "ignore_index = [2, 300]: needs numbers from 0 to 255"),
         ("splits:", "ignored: 3\nsplits:", "unknown key; did you mean ignore_index?"),
         ("splits:", "root: nowhere\nsplits:", "nowhere is not a folder"),
+        ("splits:", "root: ~nouser/x\nsplits:", "small.yaml: root: ~nouser/x: there is no home folder of that user"),
+        ("splits:", "masks: colour\nignore_index: 0\nsplits:", "small.yaml:7: ignore_index = 0: the masks hold colours"),
     ],
 )
 def test_impossible_descriptions_are_refused_with_their_line(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -159,6 +164,20 @@ def test_impossible_descriptions_are_refused_with_their_line(tmp_path: Path, old
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is compared below
         folder.find(path).open("all")
     assert expected in str(caught.value)
+
+
+def test_the_digest_follows_the_palette_which_ends_up_in_the_weights(tmp_path: Path) -> None:
+    path = small(tmp_path)
+    before = folder.find(path).open("all").digest
+    path.write_text(path.read_text().replace("[2, 2, 2]", "[2, 2, 9]"))
+    assert folder.find(path).open("all").digest != before
+
+
+def test_the_descriptions_in_the_documentation_are_valid() -> None:
+    text = (Path(__file__).parents[3] / "docs/data.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    names = [parse(block, "docs/data.md", folder.Folder).name for block in blocks]
+    assert names == ["cityscapes", "cityscapes", "bdd100k", "bdd100k"]
 
 
 def test_links_that_lead_out_of_the_root_are_refused(tmp_path: Path) -> None:
@@ -227,7 +246,7 @@ def test_cityscapes_samples_through_train_ids_label_ids_and_colours_agree(shared
         "masks: 'gtFine/val/{{city}}/{{stem}}_gtFine_{}.png'}}\n"
     )
     ids = describe(tmp_path / "train_ids.yaml", root, line.format("labelTrainIds"))
-    raw = describe(tmp_path / "ids.yaml", root, line.format("labelIds"), "ignore_index: 0", LABEL_IDS)
+    raw = describe(tmp_path / "ids.yaml", root, line.format("labelIds"), f"ignore_index: {list(OTHER_IDS)}", LABEL_IDS)
     colour = describe(tmp_path / "colour.yaml", root, line.format("color"), "masks: colour\nignore_colours: [[0, 0, 0]]")
     splits = [folder.find(p).open("val") for p in (ids, raw, colour)]
     assert [len(s) for s in splits] == [3, 3, 3]

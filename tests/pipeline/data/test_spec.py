@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgesmith.pipeline.data.spec import Data, open_split, parse_spec, relative_to, splits
+from edgesmith.pipeline.data.spec import Data, open_split, parse_spec, splits
 from edgesmith.pipeline.yamlfile import dump, parse
 
 
@@ -100,7 +100,24 @@ def test_street_splits_are_disjoint_for_all_seeds() -> None:
         open_split(Data(), "all")
 
 
-def test_a_recipes_dataset_file_is_taken_from_beside_the_recipe() -> None:
-    assert relative_to(Data("city.yaml"), Path("/recipes")) == Data("/recipes/city.yaml")
-    assert relative_to(Data("/sets/city.yaml"), Path("/recipes")) == Data("/sets/city.yaml")
-    assert relative_to(Data("camvid"), Path("/recipes")) == Data("camvid")
+@pytest.mark.parametrize(
+    ("data", "environment", "field"),
+    [
+        (Data("camvid", root="~nouser/x"), "", "root"),
+        (Data("~nouser/set.yaml"), "", "dataset"),
+        (Data("set.yaml", root="~nouser"), "", "root"),
+        (Data("camvid"), "~nouser/data", "EDGESMITH_DATA"),
+    ],
+)
+def test_the_home_of_a_user_that_does_not_exist_is_refused(
+    data: Data, environment: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESMITH_DATA", environment)
+    with pytest.raises(ValueError, match=rf"^{field}: ~nouser.*: there is no home folder of that user"):
+        open_split(data, "val")
+
+
+@pytest.mark.parametrize("frame_hw", [(63, 64), (64, 63), (64, 16385)])
+def test_a_street_smaller_than_can_be_drawn_is_refused_when_the_recipe_is_read(frame_hw: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"^frame_hw: needs height and width of 64 to 16384 pixels$"):
+        Data(frame_hw=frame_hw)

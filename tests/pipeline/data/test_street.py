@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edgesmith.pipeline.data.dataset import VOID, Split
+from edgesmith.pipeline.data.camvid import CAMVID
+from edgesmith.pipeline.data.dataset import MIN_SIDE, VOID, Split
+from edgesmith.pipeline.data.street import MIN_SIDE as DRAWABLE
 from edgesmith.pipeline.data.street import STREET, StreetSplit, render
 
 CAMVID_TRAIN_SHARES = {
@@ -56,8 +58,7 @@ def shares(labels: list[np.ndarray]) -> dict[str, float]:
 
 def test_classes_are_camvids_in_its_order_and_colours() -> None:
     assert STREET.names == tuple(CAMVID_TRAIN_SHARES)[:-1]
-    assert STREET.palette[3] == (128, 64, 128)
-    assert STREET.palette[10] == (0, 128, 192)
+    assert STREET is CAMVID
 
 
 def test_same_seed_and_index_give_the_same_frame_in_another_process() -> None:
@@ -178,3 +179,8 @@ def test_impossible_splits_are_refused(fields: dict[str, object], said: str) -> 
 def test_negative_index_of_render_is_refused() -> None:
     with pytest.raises(ValueError, match="index is -1"):
         render(1, -1, (64, 64))
+
+
+def test_the_street_can_be_drawn_at_every_size_that_a_recipe_may_ask_for() -> None:
+    assert DRAWABLE == MIN_SIDE
+    assert render(0, 0, (MIN_SIDE, MIN_SIDE)).frame.shape == (MIN_SIDE, MIN_SIDE, 3)

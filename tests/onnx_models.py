@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
-import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
 from edgesmith.deploy.meta import Meta, Parity
-from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, Slot
-from edgesmith.pipeline.build import Build
+from edgesmith.pipeline.artifacts import OnnxModel, Slot
 
 H, W = 24, 32
 CLASSES = ("sky", "road", "car")
@@ -89,35 +84,3 @@ def write_model(slot: Slot, *, meta: Meta = META, golden: int = 2, custom: str |
             cv2.imwrite(str(folder / f"golden/{i:03d}.png"), rgb[..., ::-1])
             cv2.imwrite(str(folder / f"golden/{i:03d}.mask.png"), labels_of(rgb))
     return OnnxModel(slot.out)
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Path:
-    write_graph(tmp_path / "model.onnx")
-    return tmp_path / "model.onnx"
-
-
-@pytest.fixture
-def make_model(tmp_path: Path) -> Callable[..., OnnxModel]:
-    def make(name: str = "onnx", **changes: Any) -> OnnxModel:
-        options = {k: changes.pop(k) for k in ("golden", "custom") if k in changes}
-        return write_model(Slot(tmp_path / name), meta=replace(META, **changes), **options)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A built bundle. Shared: copy it before changing it."""
-    root = tmp_path_factory.mktemp("bundles")
-    model = write_model(Slot(root / "onnx"))
-    built: BundleFolder = Build()(model, Slot(root / "bundle"))
-    return built.path
-
-
-@pytest.fixture(scope="session")
-def tiny() -> SimpleNamespace:
-    """What tests need of this file; test modules cannot import it by name."""
-    return SimpleNamespace(
-        META=META, hw=(H, W), write_graph=write_graph, write_model=write_model, labels_of=labels_of, frame_of=frame_of
-    )

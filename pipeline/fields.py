@@ -1,0 +1,77 @@
+"""The fields of a recipe with their types, defaults and the sentences under them: one text for source, `--fields` and docs."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import typing
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+
+class Field(NamedTuple):
+    """One field that a recipe may set."""
+
+    key: str
+    """As `--set` takes it: train.augment.scale."""
+    type: str
+    default: str
+    """As YAML would have it, or "required"."""
+    doc: str
+
+
+def fields_of(kind: type[Any], prefix: str = "") -> Iterator[Field]:
+    """The fields of dataclass `kind`, those of nested dataclasses with their path."""
+    docs, hints = _docs(kind), typing.get_type_hints(kind)
+    for f in dataclasses.fields(kind):
+        hint = hints[f.name]
+        key = f"{prefix}{f.name}"
+        nested = [t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t) and isinstance(t, type)]
+        if not nested or type(None) in typing.get_args(hint):
+            yield Field(key, _type_name(f.type), _default(f), docs.get(f.name, ""))
+        for inner in nested:
+            if inner.__name__ != "Data" or not prefix:  # stages take the recipe's own dataset; its fields stand once
+                yield from fields_of(inner, f"{key}.")
+
+
+def as_text(kind: type[Any]) -> str:
+    """All fields as lines for a terminal."""
+    lines = []
+    for f in fields_of(kind):
+        lines.append(f"{f.key}: {f.type} = {f.default}")
+        lines += textwrap.wrap(f.doc, 100, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)
+
+
+def _docs(kind: type[Any]) -> dict[str, str]:
+    """Field name -> the string literal under it, in the class's source."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    found: dict[str, str] = {}
+    name = ""
+    for node in body.body if isinstance(body, ast.ClassDef) else ():
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            name = node.target.id
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and name:
+            found[name] = " ".join(str(node.value.value).split())
+    return found
+
+
+def _type_name(annotation: Any) -> str:
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    return str(text).replace(" | None", " or null")
+
+
+def _default(f: dataclasses.Field[Any]) -> str:
+    if f.default is not dataclasses.MISSING:
+        value = f.default
+    elif f.default_factory is not dataclasses.MISSING:
+        value = f.default_factory()
+    else:
+        return "required"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, tuple):
+        return "[" + ", ".join(str(v) for v in value) + "]"
+    return str(value)
