@@ -113,6 +113,12 @@ def require_ours(out: Path) -> None:
         raise ValueError(f"{out} exists and is no artifact of ours; name another folder, nothing was overwritten")
 
 
+def require_free(out: Path) -> None:
+    """Raise ValueError when anything lies at `out`: what took long to make is not replaced by a slip of the hand."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"--out: {out} exists; name another folder or remove it, nothing was overwritten")
+
+
 def file_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each payload file below `folder`, by relative path."""
     return {name: sha256_file(folder / name) for name in payload_files(folder, without=(SIDECAR,))}

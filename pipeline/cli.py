@@ -87,7 +87,7 @@ def run(recipe: str, out: Path | None, overrides: tuple[str, ...], dry_run: bool
 
     RECIPE is the path of a YAML file or the name of one that comes along (camvid, street). A run that was stopped or
     killed goes on where it was when it is started again; stages that are up to date are not run again. What a changed
-    recipe makes anew is kept in DIR/replaced.
+    recipe replaces is kept in DIR/replaced.
     """
     from edgesmith.pipeline import recipe as recipes
     from edgesmith.pipeline import run as runs
@@ -111,8 +111,9 @@ def run(recipe: str, out: Path | None, overrides: tuple[str, ...], dry_run: bool
 @click.option("--no-run", is_flag=True, help="Check the files only; do not run the golden frames.")
 @json_option
 def verify(bundle: Path, no_run: bool, as_json: bool) -> None:
-    """Check that BUNDLE is whole, file by file, and that its engine labels the golden frames as it should.
+    """Check that BUNDLE is whole and runs here.
 
+    Whole: every file is as it was written. Runs: its engine labels the golden frames as torch did when they were made.
     Exit code 3 when the files are whole but none of its engines runs on this machine.
     """
     from edgesmith.deploy.bundle import Bundle, check_golden
@@ -142,7 +143,10 @@ def verify(bundle: Path, no_run: bool, as_json: bool) -> None:
 @click.argument("artifact", type=FOLDER)
 @json_option
 def show(artifact: Path, as_json: bool) -> None:
-    """Print what ARTIFACT is and holds: a run folder, weights, a graph, a bundle, a validation, an architecture."""
+    """Print what ARTIFACT holds.
+
+    ARTIFACT is a run folder, weights, a graph, a bundle, a validation or an architecture.
+    """
     from edgesmith.pipeline.show import describe
 
     _show(describe(artifact), as_json)
@@ -160,7 +164,10 @@ def data() -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Chooses the frames.")
 @json_option
 def data_show(spec: str, out: Path | None, count: int, seed: int, as_json: bool) -> None:
-    """Draw a contact sheet of SPEC (split train unless @SPLIT is given) with its labels; print the class shares."""
+    """Draw frames of SPEC with their labels; print class shares.
+
+    Split train unless @SPLIT is given.
+    """
     from edgesmith.deploy.files import write_bytes
     from edgesmith.pipeline.data.show import class_shares, contact_sheet, png
     from edgesmith.pipeline.data.spec import open_split, parse_spec
@@ -178,7 +185,10 @@ def data_show(spec: str, out: Path | None, count: int, seed: int, as_json: bool)
 @click.argument("spec", metavar="SPEC")
 @json_option
 def data_check(spec: str, as_json: bool) -> None:
-    """Report everything that is wrong with the files of SPEC, all at once."""
+    """Report all that is wrong with SPEC's files.
+
+    Missing, truncated, of the wrong size, labelled with what is no class, in two splits. Exit code 2 when anything is.
+    """
     from edgesmith.pipeline.data.check import inspect
     from edgesmith.pipeline.data.spec import parse_spec
 
@@ -212,11 +222,13 @@ def weights() -> None:
 @click.option("--arch", metavar="NAME", help="Published network that FILE belongs to. Default: the one that it fits.")
 @json_option
 def weights_import(family: str, file: Path, out: Path, arch: str | None, as_json: bool) -> None:
-    """Import the authors' trained weights FILE (a state dict; nothing in it is executed)."""
+    """Import the authors' trained weights FILE.
+
+    FILE is a state dict as the authors released it; it is read with weights_only, so that nothing in it is executed.
+    """
     from edgesmith.pipeline.imports import import_squeezenas
     from edgesmith.pipeline.show import describe
 
-    _refuse_to_replace(out)
     _show(describe(import_squeezenas(file, out, arch).path), as_json)
 
 
@@ -230,13 +242,16 @@ def weights_import(family: str, file: Path, out: Path, arch: str | None, as_json
 def export(
     source: str, frame: tuple[int, int], input_hw: tuple[int, int] | None, colour_order: str, out: Path, as_json: bool
 ) -> None:
-    """Export weights DIR, or a published network with random weights, as one ONNX graph from frame to label map."""
+    """Make one ONNX graph of weights DIR or zoo:NAME.
+
+    The graph takes a camera's uint8 frame and gives the uint8 label map at frame size; resize, colour order, normalisation,
+    enlargement and argmax are inside. zoo:NAME is a published network with random weights, for its shape and speed.
+    """
     from edgesmith.pipeline.artifacts import OnnxModel
     from edgesmith.pipeline.export import Export
     from edgesmith.pipeline.imports import weights_of
     from edgesmith.pipeline.show import describe
 
-    _refuse_to_replace(out)
     stage = Export(frame, input_hw, "rgb" if colour_order == "rgb" else "bgr")
     with weights_of(source) as given:
         _alone(OnnxModel, stage, given, out)
@@ -257,12 +272,14 @@ def export(
 @out_option("Bundle folder to write.")
 @json_option
 def build(model: Path, backends: tuple[Any, ...], out: Path, as_json: bool) -> None:
-    """Build the bundle that a device receives from graph folder DIR."""
+    """Build the bundle for a device from graph DIR.
+
+    tensorrt_rtx builds its serialized engine without a GPU; running it needs one.
+    """
     from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, open_artifact
     from edgesmith.pipeline.build import Build
     from edgesmith.pipeline.show import describe
 
-    _refuse_to_replace(out)
     _alone(BundleFolder, Build(backends), open_artifact(OnnxModel, model), out)
     _show(describe(out), as_json)
 
@@ -275,7 +292,10 @@ def build(model: Path, backends: tuple[Any, ...], out: Path, as_json: bool) -> N
 @click.option("--out", type=FOLDER, metavar="DIR", help="Validation folder to write. Default: only print.")
 @json_option
 def validate(bundle: Path, spec: str, limit: int | None, weights: Path | None, out: Path | None, as_json: bool) -> None:
-    """Run BUNDLE's engine over a split: IoU by class, pixel accuracy, latency, memory, agreement with torch."""
+    """Measure BUNDLE's engine over a dataset.
+
+    IoU by class, pixel accuracy, latency as p50, p90 and p99, memory, agreement with torch.
+    """
     import tempfile
 
     from edgesmith.deploy.bundle import Bundle
@@ -285,8 +305,6 @@ def validate(bundle: Path, spec: str, limit: int | None, weights: Path | None, o
     from edgesmith.pipeline.validate import Validate
 
     parsed, split = parse_spec(spec)
-    if out is not None:
-        _refuse_to_replace(out)
     stage = Validate(parsed, split or "test", limit=limit, weights=None if weights is None else str(weights))
     Bundle.open(bundle).verify()
     given = BundleFolder(bundle)  # a device has the bundle without the pipeline's sidecar
@@ -344,23 +362,22 @@ def missing_library(error: ImportError) -> str:
 
 
 def _alone(kind: Any, stage: Any, given: Any, out: Path) -> None:
-    """Run one stage outside a pipeline."""
+    """Run one stage outside a pipeline, unless `out` holds its result. Raises ValueError when it holds anything else."""
     from edgesmith.deploy.files import remove_leftovers
+    from edgesmith.pipeline.artifacts import require_free
     from edgesmith.pipeline.events import close_view, view_for
-    from edgesmith.pipeline.stage import stage_key, standalone_slot
+    from edgesmith.pipeline.stage import is_current, stage_key, standalone_slot
 
+    remove_leftovers(out)
+    key = stage_key(stage, given)
+    if is_current(kind(out), key):
+        return
+    require_free(out)
     view = view_for(sys.stderr)
     try:
-        remove_leftovers(out)
-        stage(given, standalone_slot(out, stage, stage_key(stage, given), view))
+        stage(given, standalone_slot(out, stage, key, view))
     finally:
         close_view(view)
-
-
-def _refuse_to_replace(out: Path) -> None:
-    """Raise ValueError when something lies at `out`: what took long to make is not replaced by a slip of the hand."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"--out: {out} exists; name another folder or remove it, nothing was overwritten")
 
 
 def _show(value: dict[str, Any], as_json: bool) -> None:

@@ -14,9 +14,9 @@ from edgesmith.deploy.files import sha256_file, write_bytes, write_json
 from edgesmith.models.arch import Arch, SqueezeNas
 from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, model_json
 
-from .artifacts import Weights, open_artifact
+from .artifacts import Weights, open_artifact, require_free
 from .data.cityscapes import CITYSCAPES
-from .stage import stage_key, standalone_slot
+from .stage import is_current, stage_key, standalone_slot
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,11 @@ def weights_of(source: str) -> Iterator[Weights]:
 
 def _write(stage: ImportSqueezeNas | Untrained, arch: Arch, tensors: bytes, out: Path) -> Weights:
     model = Model(arch, CITYSCAPES.names, CITYSCAPES.palette, IMAGENET_MEAN, IMAGENET_STD, "weights.safetensors")
-    with standalone_slot(out, stage, stage_key(stage), lambda event, **fields: None).writing(Weights) as folder:
+    key = stage_key(stage)
+    if is_current(Weights(out), key):
+        return Weights(out)
+    require_free(out)
+    with standalone_slot(out, stage, key, lambda event, **fields: None).writing(Weights) as folder:
         write_bytes(folder / model.weights, tensors)
         write_json(folder / "model.json", model_json(model))
     return Weights(out)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,35 @@ def test_a_published_network_exports_at_another_input_size_and_builds(
     code, out, _ = call(monkeypatch, capsys, "verify", bundle)
     assert code == 0
     assert "pass" in out
+    # The same command again finds its result; another one does not replace it.
+    before = (onnx / "artifact.json").read_bytes()
+    code, _, err = call(monkeypatch, capsys, "export", "zoo:squeezenas-mac-small", *sizes, "--out", onnx)
+    assert code == 0, err
+    code, _, err = call(monkeypatch, capsys, "export", "zoo:squeezenas-lat-small", *sizes, "--out", onnx)
+    assert code == 2
+    assert "nothing was overwritten" in err
+    assert (onnx / "artifact.json").read_bytes() == before
+
+
+def test_a_bundle_without_the_pipelines_sidecar_is_verified_and_validated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_run / "bundle", tmp_path / "bundle", ignore=shutil.ignore_patterns("artifact.json"))
+    for verb in (["verify"], ["show"], ["validate", "--data", "street", "--limit", 1]):
+        code, _, err = call(monkeypatch, capsys, verb[0], tmp_path / "bundle", *verb[1:])
+        assert code == 0, err
+
+
+def test_a_whole_bundle_that_cannot_run_here_is_inconclusive(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_run: Path
+) -> None:
+    def absent() -> None:
+        raise ImportError("backend 'onnxruntime' is not installed: pip install 'edgesmith[cpu]'")
+
+    monkeypatch.setattr("edgesmith.deploy.engines.onnxruntime.library", absent)
+    code, out, _ = call(monkeypatch, capsys, "verify", tiny_run / "bundle")
+    assert code == 3
+    assert "inconclusive" in out
 
 
 def test_imported_weights_label_the_sample_frames(
