@@ -154,7 +154,7 @@ def show(artifact: Path, as_json: bool) -> None:
 
 @cli.group()
 def data() -> None:
-    """Look at a dataset, or check it."""
+    """Look at a dataset, or check its files, before training on it."""
 
 
 @data.command("show")
@@ -212,7 +212,7 @@ def data_check(spec: str, as_json: bool) -> None:
 
 @cli.group()
 def weights() -> None:
-    """Bring weights in."""
+    """Bring in weights that were trained elsewhere, as a folder that a recipe can start from."""
 
 
 @weights.command("import")

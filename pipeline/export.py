@@ -207,7 +207,7 @@ def _enlargement(
 
 @dataclass
 class _Check:
-    """Holds the graph against torch, frame by frame, by DESIGN's rule for parity. Called with a frame, gives torch's labels.
+    """Holds the graph against torch, frame by frame, by the rule for parity below. Called with a frame, gives torch's labels.
 
     Where the frame is resized for the network, torch is given the graph's own resized frame, and the resize is held
     against torch's by itself: both compute coordinates in fp32, each in its own way, and on noise that alone moves logits by
