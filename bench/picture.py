@@ -23,8 +23,9 @@ def main() -> None:
     palette = [tuple(c) for c in read_json(run / "onnx" / "meta.json")["palette"]]
     rows = []
     for frame_file in sorted((run / "validation" / "samples").glob("*.frame.jpg"))[:SHOWN]:
-        frame = cv2.cvtColor(cv2.imread(str(frame_file)), cv2.COLOR_BGR2RGB)
-        labels = [cv2.imread(str(frame_file).replace(".frame.jpg", f".{n}.png"), 0) for n in ("label", "prediction")]
+        frame = np.asarray(cv2.imread(str(frame_file)), np.uint8)[..., ::-1]
+        files = [str(frame_file).replace(".frame.jpg", f".{n}.png") for n in ("label", "prediction")]
+        labels = [np.asarray(cv2.imread(f, cv2.IMREAD_GRAYSCALE), np.uint8) for f in files]
         size = (WIDTH, round(frame.shape[0] * WIDTH / frame.shape[1]))
         painted = [cv2.resize(paint(m, palette), size, interpolation=cv2.INTER_NEAREST) for m in labels]
         rows.append(np.hstack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA), *painted]))
