@@ -15,7 +15,7 @@ from typing import Any
 from edgesmith.deploy.engines.onnxruntime import processor
 from edgesmith.deploy.files import read_json, write_json
 from edgesmith.pipeline import recipe, run
-from edgesmith.pipeline.artifacts import BundleFolder, Slot, tool_versions
+from edgesmith.pipeline.artifacts import BundleFolder, Slot, Weights, tool_versions
 from edgesmith.pipeline.data.spec import Data
 from edgesmith.pipeline.events import view_for
 from edgesmith.pipeline.validate import Validate
@@ -40,21 +40,27 @@ def main() -> None:
 def fine_tune(seed: int) -> dict[str, Any]:
     """The recipe `camvid` with one seed."""
     chosen = recipe.read("camvid", [f"train.seed={seed}"])
-    done = run.run(chosen, "camvid", Path(f"runs/camvid-seed{seed}"), view_for(sys.stderr))
-    history = read_json(done.weights.path / "history.json")
-    value = read_json(done.validation.path / "validation.json")
+    folder = Path(f"runs/camvid-seed{seed}")
+    run.run(chosen, "camvid", folder, view_for(sys.stderr), [f"train.seed={seed}"])
+    return outcome(folder, seed, chosen.train.keep)
+
+
+def outcome(folder: Path, seed: int, kept: str) -> dict[str, Any]:
+    """What a finished run came to."""
+    history = read_json(folder / "train" / "history.json")
+    value = read_json(folder / "validation" / "validation.json")
     scored = [row for row in history if row["val_miou"] is not None]
     best = max(scored, key=lambda row: row["val_miou"])
     return {
         "seed": seed,
-        "kept": chosen.train.keep,
-        "epochs": chosen.train.epochs,
+        "kept": kept,
+        "epochs": len(history),
         "best_val": {"epoch": best["epoch"], "miou": best["val_miou"]},
         "last_val_miou": scored[-1]["val_miou"],
         **summary(value),
         "torch_miou": value["agreement"]["torch_miou"],
         "pixel_agreement": value["agreement"]["pixel_agreement"],
-        "train_digest": done.weights.digest,
+        "train_digest": Weights(folder / "train").digest,
     }
 
 
@@ -73,6 +79,7 @@ def summary(value: dict[str, Any]) -> dict[str, Any]:
         "split": value["data"]["split"],
         "frames": value["data"]["frames"],
         "frame_hw": value["frame_hw"],
+        "input_hw": value["input_hw"],
         "miou": value["miou"],
         "pixel_accuracy": value["pixel_accuracy"],
         "iou": {c["name"]: c["iou"] for c in value["classes"]},
