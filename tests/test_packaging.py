@@ -172,7 +172,8 @@ def test_every_command_and_path_in_the_readme_exists() -> None:
         assert (ROOT / link).exists(), link
     done = run([sys.executable, "-m", "edgesmith.pipeline.cli", "--help"], ROOT)
     verbs = set(re.findall(r"^  ([a-z]+) ", done.stdout, re.MULTILINE))
-    for verb in re.findall(r"^\s*(?:\.venv/bin/)?edgesmith ([a-z]+)", readme, re.MULTILINE):
+    blocks = "".join(re.findall(r"^```sh\n(.*?)^```", readme, re.MULTILINE | re.DOTALL))
+    for verb in re.findall(r"^edgesmith ([a-z]+)", blocks, re.MULTILINE):
         assert verb in verbs, verb
 
 
