@@ -98,7 +98,7 @@ def run(recipe: str, out: Path | None, overrides: tuple[str, ...], dry_run: bool
     name = Path(recipe).stem
     if dry_run:
         runs.preflight(checked.resolved)
-        resolved = recipes.dump(checked.resolved)
+        resolved = recipes.dump(checked)
         click.echo(json.dumps({"recipe": name, "resolved": resolved}, indent=1) if as_json else resolved.rstrip())
         return
     done = runs.run(checked, recipe, out or Path("runs") / name, view_for(sys.stderr), overrides)

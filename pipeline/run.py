@@ -46,11 +46,12 @@ def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None], over
     Raises ValueError or OSError before anything is written when an input is wrong, BlockingIOError when another process
     is running in `folder`.
     """
+    text = recipes.dump(recipe)  # with stages' datasets left to the recipe's own, so that --set data.root still reaches them
     recipe = recipe.resolved
     preflight(recipe)
     require_run_folder(folder)
     with locked(folder):
-        write_text(folder / "recipe.yaml", recipes.dump(recipe))
+        write_text(folder / "recipe.yaml", text)
         write_json(folder / "environment.json", environment())
         log = EventLog(folder, view)
         try:

@@ -69,6 +69,7 @@ def test_a_dry_run_prints_the_resolved_recipe_and_writes_nothing(
     code, out, _ = call(monkeypatch, capsys, "run", tiny_recipe, "--out", tmp_path / "x", "--dry-run", "--set", "train.lr=0.5")
     assert code == 0
     assert "lr: 0.5" in out
+    assert "optimizer: sgd" in out
     assert not (tmp_path / "x").exists()
 
 

@@ -25,6 +25,11 @@ def test_overrides_reach_nested_fields() -> None:
     assert (read.train.epochs, read.train.augment.crop_hw, read.data.seed) == (3, (64, 96), 7)
 
 
+def test_an_override_of_the_dataset_reaches_every_stage_of_a_runs_own_recipe(tiny_run: Path) -> None:
+    again = recipe.read(str(tiny_run / "recipe.yaml"), ["data.seed=9"]).resolved
+    assert [d and d.seed for d in (again.train.data, again.export.golden, again.validate.data)] == [9, 9, 9]
+
+
 def test_an_unknown_recipe_gets_the_nearest_name() -> None:
     with pytest.raises(FileNotFoundError, match="did you mean 'street'"):
         recipe.read("sreet")
