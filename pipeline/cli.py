@@ -314,7 +314,10 @@ def validate(bundle: Path, spec: str, limit: int | None, weights: Path | None, o
         if as_json:
             click.echo((target / "validation.json").read_text(), nl=False)
         else:
-            _show(describe(target), False)
+            shown = describe(target)
+            if out is None:  # the folder is gone when this is read
+                shown = {k: v for k, v in shown.items() if k not in ("path", "digest", "made_by", "written")}
+            _show(shown, False)
 
 
 def main() -> None:
