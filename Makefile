@@ -1,13 +1,16 @@
 # One .venv serves every target. `make run` and `make test` install what they need first.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-.PHONY: run test test-slow check bench dev wheel study-camvid clean
+.PHONY: run test test-slow test-gpu check bench dev wheel study-camvid clean
 
 run: dev
 	$(BIN)/edgesmith run street --out runs/street
 
 test: dev
 	$(BIN)/pytest -m "not slow and not gpu"
+
+test-gpu: dev
+	$(BIN)/pytest -m gpu
 
 test-slow: dev
 	$(BIN)/pytest -m "slow and not gpu"
@@ -23,9 +26,11 @@ bench: dev
 	$(BIN)/python bench/enlarge.py
 	$(BIN)/python bench/frame_loop.py --json docs/measurements/frame_loop.json
 	$(BIN)/python bench/train_step.py --json docs/measurements/train_step.json
+	$(BIN)/python bench/tables.py
 
 study-camvid: dev
 	$(BIN)/python bench/study_camvid.py
+	$(BIN)/python bench/tables.py
 
 dev: .venv/installed .dev/edgesmith
 

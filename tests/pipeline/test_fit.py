@@ -163,14 +163,6 @@ def test_a_step_creates_no_tensor_off_its_device(change: dict[str, Any]) -> None
     assert trainer.step(batch, 0.1).device.type == "meta"
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_training_runs_on_cuda(arch: Architecture, tmp_path: Path) -> None:
-    weights = dataclasses.replace(TINY, device="cuda")(arch, Slot(tmp_path / "w"))
-    assert weights.sidecar["device"] == "cuda"
-    assert weights.sidecar["precision"] == "bf16"
-
-
 def test_batches_depend_on_seed_epoch_and_index_alone() -> None:
     from edgesmith.pipeline.data.spec import open_split
 
