@@ -129,7 +129,7 @@ def new_folder(final: Path) -> Iterator[Path]:
 def remove_leftovers(final: Path) -> None:
     """Clear what a killed `new_folder(final)` left beside `final`; what it had moved away and not replaced comes back.
 
-    Only for a caller that knows no other is writing there.
+    Only for a caller whose own the folder around `final` is, and who knows that no other is writing there.
     """
     for old in final.parent.glob(f".{final.name}.*.old"):
         if (old / "was").exists() and not final.exists():

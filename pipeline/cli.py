@@ -366,12 +366,10 @@ def missing_library(error: ImportError) -> str:
 
 def _alone(kind: Any, stage: Any, given: Any, out: Path) -> None:
     """Run one stage outside a pipeline, unless `out` holds its result. Raises ValueError when it holds anything else."""
-    from edgesmith.deploy.files import remove_leftovers
     from edgesmith.pipeline.artifacts import require_free
     from edgesmith.pipeline.events import close_view, view_for
     from edgesmith.pipeline.stage import is_current, stage_key, standalone_slot
 
-    remove_leftovers(out)
     key = stage_key(stage, given)
     if is_current(kind(out), key):
         return

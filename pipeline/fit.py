@@ -1,8 +1,9 @@
 """The training loop. Its state after each step is a function of configuration, data and initial weights alone.
 
-So a training that is killed at any moment goes on from its last checkpoint to the same weights, bit for bit on a CPU:
-batches depend on (seed, epoch, index) only, and a checkpoint holds weights, moving average, batch norm statistics, optimizer
-state, best weights, random state, history and place, in one file that is replaced atomically.
+So a training that is killed at any moment goes on from its last checkpoint to the same weights, bit for bit on one CPU with one
+number of threads (sums in another order differ in their last bits): batches depend on (seed, epoch, index) only, and a
+checkpoint holds weights, moving average, batch norm statistics, optimizer state, best weights, random state, history and place,
+in one file that is replaced atomically.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def read(name: str, overrides: Sequence[str] = ()) -> Recipe:
     path = RECIPES / f"{name}.yaml" if name in names() else Path(name)
     if not path.is_file():
         near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "give a name or the path of a .yaml file"
+        hint = f"did you mean {near[0]!r}?" if near else "give a name or the path of a .yaml file."
         raise FileNotFoundError(f"no recipe {name!r}; {hint} Named recipes: {', '.join(names())}")
     return yamlfile.read(path, Recipe, overrides)
 

@@ -78,12 +78,12 @@ def _weights(folder: Path) -> dict[str, Any]:
     if (folder / "history.json").is_file():
         rows = read_json(folder / "history.json")
         scored = [r for r in rows if r["val_miou"] is not None]
-        best = max(scored, key=lambda r: r["val_miou"])
+        best = max(scored, key=lambda r: r["val_miou"], default=None)
         value["training"] = {
             "epochs": len(rows),
-            "best_epoch": best["epoch"],
-            "best_val_miou": best["val_miou"],
-            "last_val_miou": scored[-1]["val_miou"],
+            "best_epoch": best and best["epoch"],
+            "best_val_miou": best and best["val_miou"],
+            "last_val_miou": scored[-1]["val_miou"] if scored else None,
         }
     return value
 

@@ -96,6 +96,17 @@ def test_a_published_network_exports_at_another_input_size_and_builds(
     assert (onnx / "artifact.json").read_bytes() == before
 
 
+def test_what_lies_beside_the_out_folder_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
+) -> None:
+    for name in (".bundle.mine.tmp", ".bundle.mine.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "photo.jpg").write_bytes(b"dear")
+    code, _, err = call(monkeypatch, capsys, "build", tiny_run / "onnx", "--out", tmp_path / "bundle")
+    assert code == 0, err
+    assert len(list(tmp_path.glob(".bundle.mine.*/photo.jpg"))) == 2
+
+
 def test_a_bundle_without_the_pipelines_sidecar_is_verified_and_validated(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from edgesmith.pipeline.derive import Derive
 from edgesmith.pipeline.fit import Trainer
 from edgesmith.pipeline.loader import Batch, Batches
 from edgesmith.pipeline.optim import learning_rate
+from edgesmith.pipeline.show import describe
 from edgesmith.pipeline.stage import stage_key
 from edgesmith.pipeline.train import Start, Train
 
@@ -128,6 +129,7 @@ def test_a_val_split_of_void_alone_gives_no_score_and_no_failure(
     weights = TINY(arch, Slot(tmp_path / "w"))
     assert [row["val_miou"] for row in read_json(weights.path / "history.json")] == [None, None]
     models.load(weights.path)
+    assert describe(weights.path)["training"]["best_val_miou"] is None
 
 
 def test_training_starts_from_earlier_weights_with_another_head(arch: Architecture, tmp_path: Path) -> None:
