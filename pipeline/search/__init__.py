@@ -1,0 +1,1 @@
+"""Search: one method a file."""

@@ -1,0 +1,69 @@
+"""Look at a dataset, or check its files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from .options import FOLDER, json_option, show_result
+
+
+@click.group()
+def data() -> None:
+    """Look at a dataset, or check its files, before training on it."""
+
+
+@data.command("show")
+@click.argument("spec", metavar="SPEC")
+@click.option("--out", type=FOLDER, metavar="PNG", help="Picture to write. Default: NAME-SPLIT.png here.")
+@click.option("--count", type=click.IntRange(1, 64), default=8, show_default=True, help="Frames in the picture.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Chooses the frames.")
+@json_option
+def data_show(spec: str, out: Path | None, count: int, seed: int, as_json: bool) -> None:
+    """Draw frames of SPEC with their labels; print class shares.
+
+    Split train unless @SPLIT is given.
+    """
+    from edgesmith.deploy.files import write_bytes
+    from edgesmith.pipeline.data.show import class_shares, contact_sheet, png
+    from edgesmith.pipeline.data.spec import open_split, parse_spec
+
+    parsed, split_name = parse_spec(spec)
+    split_name = split_name or "train"
+    split = open_split(parsed, split_name)
+    target = out or Path(f"{Path(parsed.dataset).stem}-{split_name}.png")
+    shares = class_shares(split)
+    write_bytes(target, png(contact_sheet(split, count, seed, shares)))
+    show_result({"dataset": parsed.dataset, "split": split_name, **shares.to_json(), "picture": str(target)}, as_json)
+
+
+@data.command("check")
+@click.argument("spec", metavar="SPEC")
+@json_option
+def data_check(spec: str, as_json: bool) -> None:
+    """Report all that is wrong with SPEC's files.
+
+    Missing, truncated, of the wrong size, labelled with what is no class, in two splits. Exit code 2 when anything is.
+    """
+    from edgesmith.pipeline.data.check import inspect
+    from edgesmith.pipeline.data.spec import parse_spec
+
+    parsed, split = parse_spec(spec)
+    found = inspect(parsed)
+    if split is not None and split not in found.shares:
+        raise ValueError(f"{spec}: there is no split {split!r}; it has {', '.join(found.shares)}")
+    problems = [p for p in found.problems if split in (None, p.split)]
+    if as_json:
+        shares = {name: s.to_json() for name, s in found.shares.items() if split in (None, name)}
+        click.echo(json.dumps({"problems": [vars(p) for p in problems], "splits": shares}, indent=1))
+    else:
+        for p in problems:
+            click.echo(str(p))
+        for name, s in found.shares.items():
+            shown = ", ".join(f"{c} {x:.2%}" for c, x in zip(s.names, s.shares, strict=True))
+            click.echo(f"{name}: {s.frames} frames; {shown}, void {s.void:.2%}")
+        click.echo(f"{len(problems)} problem{'' if len(problems) == 1 else 's'}")
+    sys.exit(2 if problems else 0)

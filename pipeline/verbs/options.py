@@ -1,0 +1,61 @@
+"""What several verbs share: options, running one stage alone, printing a result."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class SizeType(click.ParamType):  # type: ignore[type-arg]  # older click has no type argument
+    """HxW in pixels: 360x480."""
+
+    name = "HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        height, x, width = str(value).partition("x")
+        if not (x and height.isdecimal() and width.isdecimal() and int(height) >= 64 and int(width) >= 64):
+            self.fail(f"{value!r} is not a size: write height x width in pixels, at least 64x64, as in 360x480", param, ctx)
+        return int(height), int(width)
+
+
+SIZE = SizeType()
+FOLDER = click.Path(path_type=Path)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+
+
+def out_option(help_text: str) -> Callable[[F], F]:
+    return click.option("--out", type=FOLDER, required=True, metavar="DIR", help=help_text)
+
+
+def alone(kind: Any, stage: Any, given: Any, out: Path) -> None:
+    """Run one stage outside a pipeline, unless `out` holds its result. Raises ValueError when it holds anything else."""
+    from edgesmith.pipeline.artifacts import require_free
+    from edgesmith.pipeline.events import close_view, view_for
+    from edgesmith.pipeline.stage import is_current, stage_key, standalone_slot
+
+    key = stage_key(stage, given)
+    if is_current(kind(out), key):
+        return
+    require_free(out)
+    view = view_for(sys.stderr)
+    try:
+        stage(given, standalone_slot(out, stage, key, view))
+    finally:
+        close_view(view)
+
+
+def show_result(value: dict[str, Any], as_json: bool) -> None:
+    """Print `value` as text, or as one JSON object."""
+    if as_json:
+        click.echo(json.dumps(value, indent=1))
+        return
+    from edgesmith.pipeline.show import as_text
+
+    click.echo(as_text(value))
