@@ -13,7 +13,9 @@ from edgesmith.models.arch import Arch, Segmentation
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Arch", "Segmentation", "build", "load", "zoo", "zoo_names"]
+    from edgesmith.models.parts import Part
+
+__all__ = ["Arch", "Segmentation", "build", "build_part", "load", "zoo", "zoo_names"]
 
 
 def build(arch: Arch, task: Segmentation) -> nn.Module:
@@ -25,7 +27,23 @@ def build(arch: Arch, task: Segmentation) -> nn.Module:
         from edgesmith.models import squeezenas
 
         return squeezenas.build(arch, task)
+    if arch.family == "fasterseg":
+        from edgesmith.models import fasterseg
+
+        return fasterseg.build(arch, task)
     raise ValueError(f"no module is known for family {arch.family!r}")
+
+
+def build_part(part: Part) -> nn.Module:
+    """The untrained module of one piece of a network (see `edgesmith.models.parts`): what a cost table times.
+
+    It is made of the very modules that `build` puts together. Its forward takes as many maps as the piece has inputs.
+    """
+    if part.family == "squeezenas":
+        from edgesmith.models import squeezenas
+
+        return squeezenas.build_part(part)
+    raise ValueError(f"no module is known for {part.key!r} of family {part.family!r}")
 
 
 def load(folder: str | Path) -> nn.Module:

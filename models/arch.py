@@ -119,7 +119,86 @@ class SqueezeNas(Arch):
         return cls(**{**value, "blocks": tuple(blocks)})
 
 
-FAMILIES: dict[str, type[Arch]] = {SqueezeNas.family: SqueezeNas}
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a FasterSeg branch: a single operator (paper, sections 3.1.2 and 3.1.3)."""
+
+    op: Literal["skip", "conv", "conv_x2", "zoomed_conv", "zoomed_conv_x2"]
+    """Each has weights. `skip` is a 1x1 convolution where the others are 3x3 ones; a cell that does nothing is left out."""
+    width: int
+    """Output channels. Where the stride is 2 they are those of the next scale."""
+    stride: int = 1
+    """2: the last cell at its scale; its output is at twice the downsampling rate."""
+
+
+@dataclass(frozen=True)
+class FasterSeg(Arch):
+    """A FasterSeg network: stem to 1/8, one or two branches of cells, aggregation and head (paper, section 3.1, Figure 1)."""
+
+    family: ClassVar[str] = "fasterseg"
+    stem_width: int
+    """F': the stem's five convolutions have 4F', 8F', 8F', 8F', 8F' channels."""
+    branches: tuple[tuple[Cell, ...], ...]
+    """One or two, the one with the deepest last scale first."""
+    shared: int
+    """How many first cells the two branches have in common, weights included; 0 with one branch."""
+    head_ratio: int
+    """Expansion ratio chi of aggregation and head: their width at scale s is s * chi."""
+    align_corners: bool = True
+    """Coordinates of every bilinear resize in the network: corners aligned, as trained, or half-pixel."""
+
+    @property
+    def last_scales(self) -> tuple[int, ...]:
+        """Downsampling rate of each branch's output: 8, 16 or 32."""
+        return tuple(8 * 2 ** sum(c.stride == 2 for c in branch) for branch in self.branches)
+
+    @property
+    def map_widths(self) -> tuple[tuple[int, ...], ...]:
+        """For each branch the width of its last map at 1/8, 1/16 and 1/32, as deep as it goes: what aggregation takes."""
+        found = []
+        for branch in self.branches:
+            widths = [8 * self.stem_width, *(c.width for c in branch)]
+            found.append((*(w for w, c in zip(widths, branch, strict=False) if c.stride == 2), widths[-1]))
+        return tuple(found)
+
+    def __post_init__(self) -> None:
+        if self.stem_width < 1 or self.head_ratio < 1:
+            raise ValueError(f"stem_width, head_ratio: {(self.stem_width, self.head_ratio)} must be at least 1")
+        if len(self.branches) not in (1, 2) or not all(self.branches):
+            raise ValueError(f"branches: needs one or two with at least one cell each, got {[len(b) for b in self.branches]}")
+        ops = get_args(get_type_hints(Cell)["op"])
+        for i, branch in enumerate(self.branches):
+            for j, cell in enumerate(branch):
+                if cell.op not in ops or cell.stride not in (1, 2) or cell.width < (2 if cell.op == "skip" else 1):
+                    raise ValueError(f"branches[{i}][{j}]: {cell} has an impossible value")
+        lasts = self.last_scales
+        if max(lasts) > 32 or len(set(lasts)) < len(lasts) or lasts[0] != max(lasts):
+            raise ValueError(f"branches: they end at scales {lasts}; needs different ones of 32, 16 and 8, the largest first")
+        if len(self.branches) == 1:
+            if self.shared != 0:
+                raise ValueError(f"shared: {self.shared} cells cannot be shared by one branch; needs 0")
+            return
+        first, second = self.branches
+        # The last cell of a branch is its own: aggregation needs two outputs.
+        if not 0 <= self.shared < min(len(first), len(second)) or first[: self.shared] != second[: self.shared]:
+            raise ValueError(
+                f"shared: {self.shared} is not a number of first cells in which the branches agree, their last cells apart"
+            )
+
+    @classmethod
+    def _from_fields(cls, value: dict[str, Any]) -> Arch:
+        value = _checked(cls, {k: v for k, v in value.items() if k != "family"}, "arch")
+        branches = value["branches"]
+        if not isinstance(branches, list) or not all(isinstance(b, list) for b in branches):
+            raise ValueError("arch.branches: must be a list of lists")
+        cells = (
+            tuple(Cell(**_checked(Cell, c, f"arch.branches[{i}][{j}]")) for j, c in enumerate(b))
+            for i, b in enumerate(branches)
+        )
+        return cls(**{**value, "branches": tuple(cells)})
+
+
+FAMILIES: dict[str, type[Arch]] = {SqueezeNas.family: SqueezeNas, FasterSeg.family: FasterSeg}
 
 
 def _checked(kind: type, value: Any, where: str) -> dict[str, Any]:
@@ -132,7 +211,7 @@ def _checked(kind: type, value: Any, where: str) -> dict[str, Any]:
     hints = get_type_hints(kind)
     for name, v in value.items():
         options = get_args(hints[name]) or (hints[name],)
-        scalar = {int, str, type(None)} & set(options)
+        scalar = {int, str, bool, type(None)} & set(options)
         if all(isinstance(o, str) for o in options):  # a Literal
             good = v in options
         else:

@@ -12,11 +12,14 @@ Follows the authors' released networks where the paper leaves things out or cont
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgesmith.models.arch import Arch, InvertedResidual, Segmentation, SqueezeNas
+from edgesmith.models.parts import Decoder, Neck, Part, Stem
 
 LRASPP_POOL = 49
 LRASPP_POOL_STRIDE = (16, 20)
@@ -28,6 +31,27 @@ def build(arch: Arch, task: Segmentation) -> SqueezeNasModule:
     if not isinstance(arch, SqueezeNas):
         raise TypeError(f"{type(arch).__name__} is not a SqueezeNas architecture")
     return SqueezeNasModule(arch, task)
+
+
+def build_part(part: Part) -> nn.Module:
+    """The module of one piece, as the network has it: untrained, inputs (N, C, H, W) in the order of `part.inputs`."""
+    width = part.inputs[0][0]
+    match part.config:
+        case Stem():
+            return _stem(part.config.width)
+        case InvertedResidual():
+            return _block(width, part.config)
+        case Neck():
+            return _neck(width, part.config.width)
+        case Decoder(op=op, width=inner, classes=classes):
+            return Logits(DECODERS[op](width, part.inputs[1][0], inner, classes))
+    raise ValueError(f"{part.key} is no piece of a SqueezeNAS module")
+
+
+def piece(module: SqueezeNasModule, name: str) -> nn.Module:
+    """The piece `name` (see `edgesmith.models.parts.parts`) of a built network, sharing its weights."""
+    found = module.get_submodule(name)
+    return Logits(found) if name == "decoder" else found
 
 
 def conv_bn_relu(cin: int, cout: int, kernel: int, *, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Sequential:
@@ -129,6 +153,28 @@ class Aspp(nn.Module):
         return self.classifier(self.refine(torch.cat([y, self.low(low)], 1))), None
 
 
+DECODERS: dict[str, Callable[[int, int, int, int], nn.Module]] = {"lraspp": LrAspp, "aspp": Aspp}
+
+
+class Logits(nn.Module):
+    """A decoder as a graph has it: the logits alone, without what only training asks for."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, x: Tensor, low: Tensor) -> Tensor:
+        return self.decoder(x, low)[0]  # type: ignore[no-any-return]
+
+
+def _stem(width: int) -> nn.Module:
+    return conv_bn_relu(3, width, 3, stride=2)
+
+
+def _neck(cin: int, width: int) -> nn.Module:
+    return conv_bn_relu(cin, width, 1)
+
+
 class SqueezeNasModule(nn.Module):
     """A SqueezeNAS network. Forward: normalised (N, 3, H, W), H and W at least 64 -> logits (N, classes, H, W)."""
 
@@ -138,11 +184,11 @@ class SqueezeNasModule(nn.Module):
     def __init__(self, arch: SqueezeNas, task: Segmentation) -> None:
         super().__init__()
         self.low_level_block = arch.low_level_block
-        self.stem = conv_bn_relu(3, arch.stem_width, 3, stride=2)
+        self.stem = _stem(arch.stem_width)
         widths = [arch.stem_width, *(b.width for b in arch.blocks)]
         self.blocks = nn.ModuleList(_block(cin, b) for cin, b in zip(widths, arch.blocks, strict=False))
-        self.neck = nn.Identity() if arch.neck_width is None else conv_bn_relu(widths[-1], arch.neck_width, 1)
-        decoder = {"lraspp": LrAspp, "aspp": Aspp}[arch.decoder]
+        self.neck = nn.Identity() if arch.neck_width is None else _neck(widths[-1], arch.neck_width)
+        decoder = DECODERS[arch.decoder]
         low_width = arch.blocks[arch.low_level_block].width
         self.decoder = decoder(arch.neck_width or widths[-1], low_width, arch.decoder_width, task.classes)
         for m in self.modules():

@@ -22,7 +22,8 @@ class Published:
     paper: dict[str, Any]
     """Values as printed: macs_g, params_m, val_miou and so on."""
     counted: dict[str, int]
-    """`params` (trainable) and `macs` (convolutions, batch 1), as counted on the authors' own network."""
+    """`params` (trainable, deployed), `macs` (convolutions, batch 1) and, where training adds heads, `params_train`, as counted
+    on the authors' own network without what it never uses."""
     note: str
 
 
