@@ -1,7 +1,7 @@
 # One .venv serves every target. `make run` and `make test` install what they need first.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-.PHONY: run test test-slow test-gpu check bench dev wheel study-camvid clean
+.PHONY: run test test-slow test-gpu check bench dev wheel study-camvid study-squeezenas study-precision plugins gpu clean
 
 run: dev
 	$(BIN)/edgesmith run street --out runs/street
@@ -25,11 +25,30 @@ check: dev
 bench: dev
 	$(BIN)/python bench/enlarge.py
 	$(BIN)/python bench/frame_loop.py --json docs/measurements/frame_loop.json
+	$(BIN)/python bench/operators.py --json docs/measurements/operators.json
 	$(BIN)/python bench/train_step.py --json docs/measurements/train_step.json
 	$(BIN)/python bench/tables.py
 
 study-camvid: dev
 	$(BIN)/python bench/study_camvid.py
+	$(BIN)/python bench/tables.py
+
+study-squeezenas: dev
+	$(BIN)/python bench/study_squeezenas.py
+	$(BIN)/python bench/tables.py
+
+# Compiles the CUDA kernels for every architecture that the toolkit knows; with TENSORRT_INCLUDE also TensorRT's library.
+plugins:
+	cmake -S deploy/plugins -B build/plugins
+	cmake --build build/plugins
+
+# What the kernels take of each architecture, and, where there is a GPU, that they are right and how fast they are.
+gpu: dev
+	$(BIN)/python bench/plugins.py --resources docs/measurements/plugins.json
+	$(BIN)/python bench/plugins.py --json docs/measurements/plugins.json
+
+study-precision: dev
+	$(BIN)/python bench/study_precision.py
 	$(BIN)/python bench/tables.py
 
 dev: .venv/installed .dev/edgesmith

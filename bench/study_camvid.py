@@ -6,6 +6,7 @@ is appended to docs/measurements/camvid.json at once; a job that is there is not
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesmith.deploy.engines.onnxruntime import processor
-from edgesmith.deploy.files import read_json, write_json
+from edgesmith.deploy.files import new_folder, read_json, write_json
 from edgesmith.pipeline import recipe, run
 from edgesmith.pipeline.artifacts import BundleFolder, Slot, Weights, tool_versions
 from edgesmith.pipeline.data.spec import Data
@@ -27,6 +28,7 @@ SEEDS = (0, 1, 2)
 def main() -> None:
     jobs: dict[str, Callable[[], dict[str, Any]]] = {f"fine-tune, seed {s}": partial(fine_tune, s) for s in SEEDS}
     jobs["street alone"] = street_alone
+    jobs |= {f"student, seed {s}": partial(student, s) for s in SEEDS}
     for name, job in jobs.items():
         rows = read_json(RESULTS) if RESULTS.is_file() else []
         if name in (row["job"] for row in rows):
@@ -43,6 +45,20 @@ def fine_tune(seed: int) -> dict[str, Any]:
     folder = Path(f"runs/camvid-seed{seed}")
     run.run(chosen, "camvid", folder, view_for(sys.stderr), [f"train.seed={seed}"])
     return outcome(folder, seed, chosen.train.keep)
+
+
+def student(seed: int) -> dict[str, Any]:
+    """The recipe `camvid-fasterseg-student` with one seed. All seeds go on from one pretraining on the street."""
+    name = "camvid-fasterseg-student"
+    first, folder = Path(f"runs/{name}-seed{SEEDS[0]}"), Path(f"runs/{name}-seed{seed}")
+    if seed != SEEDS[0] and not (folder / "pretrain-1").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / run.LOCK).touch()
+        with new_folder(folder / "pretrain-1") as copied:
+            shutil.copytree(first / "pretrain-1", copied, dirs_exist_ok=True)
+    chosen = recipe.read(name, [f"train.seed={seed}"])
+    run.run(chosen, name, folder, view_for(sys.stderr), [f"train.seed={seed}"])
+    return {"network": "fasterseg-student", **outcome(folder, seed, chosen.train.keep)}
 
 
 def outcome(folder: Path, seed: int, kept: str) -> dict[str, Any]:

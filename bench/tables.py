@@ -31,8 +31,10 @@ def main() -> None:
     write_text(page, new)
 
 
-def camvid(rows: list[dict[str, Any]]) -> str:
-    tuned = [r for r in rows if "seed" in r]
+def camvid(rows: list[dict[str, Any]], network: str | None = None) -> str:
+    tuned = _seeds(rows, network)
+    if not tuned:
+        return "not run\n"
     lines = [
         [
             str(r["seed"]),
@@ -60,16 +62,28 @@ def camvid(rows: list[dict[str, Any]]) -> str:
     return markdown(heads, lines)
 
 
+def _seeds(rows: list[dict[str, Any]], network: str | None) -> list[dict[str, Any]]:
+    """The rows of one network's trainings; None: LAT-S, whose rows came first and do not name it."""
+    return [r for r in rows if "seed" in r and r.get("network") == network]
+
+
+def camvid_student(rows: list[dict[str, Any]]) -> str:
+    return camvid(rows, "fasterseg-student")
+
+
 def camvid_classes(rows: list[dict[str, Any]]) -> str:
-    tuned = [r for r in rows if "seed" in r]
+    tuned, students = _seeds(rows, None), _seeds(rows, "fasterseg-student")
     street = next((r for r in rows if r["job"] == "street alone"), None)
     lines = []
     for name in tuned[0]["iou"]:
         alone = "-" if street is None else f"{street['iou'][name]:.3f}"
-        lines.append([name, f"{statistics.mean(r['iou'][name] for r in tuned):.3f}", alone])
+        scratch = f"{statistics.mean(r['iou'][name] for r in students):.3f}" if students else "not run"
+        lines.append([name, f"{statistics.mean(r['iou'][name] for r in tuned):.3f}", scratch, alone])
     alone = "-" if street is None else f"{street['miou']:.3f}"
-    lines.append(["mean", f"{statistics.mean(r['miou'] for r in tuned):.3f}", alone])
-    return markdown(["class", "IoU, fine-tuned (mean of seeds)", "IoU, trained on street alone"], lines)
+    scratch = f"{statistics.mean(r['miou'] for r in students):.3f}" if students else "not run"
+    lines.append(["mean", f"{statistics.mean(r['miou'] for r in tuned):.3f}", scratch, alone])
+    heads = ["class", "IoU, LAT-S fine-tuned (mean of seeds)", "FasterSeg student from scratch (mean)", "LAT-S on street alone"]
+    return markdown(heads, lines)
 
 
 def frame_loop(found: dict[str, Any]) -> str:
@@ -94,6 +108,175 @@ def train_step(found: dict[str, Any]) -> str:
     return markdown(["precision", "layout", "freed memory", "step, ms", "faster than the first, median (range)"], rows)
 
 
+PRINTED = {"plain": (1.21, 0.59, 1.0), "two groups": (0.60, 0.29, 0.87), "dilated by 2, padding 1": (1.10, 0.59, 1.67)}
+PRINTED["zoomed"] = (0.30, 0.59, 0.60)
+"""Of Table 1 of the FasterSeg paper: G "FLOPs", M parameters, latency as a ratio to the first row's."""
+
+
+def operators(found: dict[str, Any]) -> str:
+    rows = []
+    for row in found["rows"]:
+        ratio, printed = row["ratio"], PRINTED.get(row["operator"])
+        rows.append(
+            [
+                row["operator"],
+                f"{row['macs'] / 1e9:.3f}",
+                f"{printed[0]:.2f}" if printed else "-",
+                f"{row['weights'] / 1e6:.3f}",
+                f"{printed[1]:.2f}" if printed else "-",
+                "{}x{}".format(*row["output_hw"]),
+                str(row["sees_rows"]),
+                f"{ratio['p50']:.2f} ({ratio['p10']:.2f} to {ratio['p90']:.2f})",
+                f"{printed[2]:.2f}" if printed else "-",
+            ]
+        )
+    heads = [
+        "3x3, 256 to 256",
+        "GMACs",
+        "paper",
+        "M weights",
+        "paper",
+        "output",
+        "sees rows",
+        "time over the plain one's",
+        "paper",
+    ]
+    return markdown(heads, rows)
+
+
+def squeezenas_networks(rows: list[dict[str, Any]]) -> str:
+    timed = next((r["networks"] for r in rows if r["job"] == "time the five"), None)
+    if timed is None:
+        return "not run\n"
+    scores: dict[str, list[float]] = {name: [r["test_miou"] for r in rows if r.get("network") == name] for name in timed}
+    lines = []
+    for name, r in timed.items():
+        miou = [f"{m:.4f}" for m in scores[name]] + ["not run"] * (2 - len(scores[name]))
+        middle = f"{statistics.mean(scores[name]):.4f}" if scores[name] else "-"
+        latency = f"{r['median_ms']:.2f} ± {r['error_ms']:.2f}"
+        rate = f"{r['gmacs'] / r['median_ms'] * 1e3:.1f}"
+        lines.append(
+            [name, f"{r['gmacs']:.3f}", f"{r['params'] / 1e6:.3f}", f"{r['table_ms']:.2f}", latency, rate, *miou, middle]
+        )
+    means = sorted(statistics.mean(s) for name, s in scores.items() if name.startswith("random") and s)
+    if means:
+        lines.append([f"median of {len(means)} random", *[""] * 7, f"{statistics.median(means):.4f}"])
+    heads = ["network", "GMACs", "M params", "table, ms", "measured, ms", "GMAC/s", "test mIoU, seed 0", "seed 1", "mean"]
+    return markdown(heads, lines)
+
+
+def squeezenas_blocks(rows: list[dict[str, Any]]) -> str:
+    found = {r["job"].removeprefix("search for "): r["choice"] for r in rows if r["job"].startswith("search for ")}
+    if not found:
+        return "not run\n"
+    return markdown(
+        ["block", *found], [[str(i), *(c[i] for c in found.values())] for i in range(len(next(iter(found.values()))))]
+    )
+
+
+def squeezenas_searches(rows: list[dict[str, Any]]) -> str:
+    searches = [r for r in rows if r["job"].startswith("search for ")]
+    if not searches:
+        return "not run\n"
+    lines = [
+        [
+            r["job"].removeprefix("search for "),
+            f"{r['target']:.3g}",
+            f"{r['search_s'] / 60:.1f}",
+            f"{min(r['step_s'].values()):.2f} to {max(r['step_s'].values()):.2f}",
+            f"{r['alive'][-1]} of 260",
+            f"{r['entropy'][-1]:.2f}",
+            f"{r['cost']:.3g}",
+            f"{r['val_miou_in_supernet']:.3f}",
+        ]
+        for r in searches
+    ]
+    heads = [
+        "search",
+        "target",
+        "steps, min",
+        "a step, s",
+        "candidates left",
+        "entropy, nats",
+        "cost of the chosen",
+        "its val mIoU as a path",
+    ]
+    return markdown(heads, lines)
+
+
+def squeezenas_table(rows: list[dict[str, Any]]) -> str:
+    r = next((r for r in rows if r["job"] == "time random networks"), None)
+    if r is None:
+        return "not run\n"
+    lines = [
+        [when, f"{r['correlation']:.4f}", *(f"{100 * r[key][k]:.1f} %" for k in ("mean", "bias", "largest"))]
+        for when, key in (("as summed", "error_before"), (f"{r['scale']:.3f} x + {r['offset_ms']:.2f} ms", "error_after"))
+    ]
+    return markdown(["table against measured", "correlation", "mean error", "bias", "largest error"], lines)
+
+
+def zoo_precision(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        [
+            row["network"],
+            row["precision"],
+            ", ".join(f"{target} {n}" for target, n in row["findings"].items() if n) or "none",
+            "refused" if "refused" in row else f"{row['plan_bytes'] / 1e6:.2f}",
+            "-" if "refused" in row else f"{row['build_s']:.1f}",
+        ]
+        for row in rows
+    ]
+    return markdown(["network", "precision", "findings, any target", "plan, MB", "build, s"], lines)
+
+
+def precision(rows: list[dict[str, Any]]) -> str:
+    trained = [r for r in rows if "precision" in r]
+    lines = [
+        [n, "fp32", "-", *["-"] * 2, f"{m:.4f}", *["-"] * 3] for n, m in {r["network"]: r["fp32"] for r in trained}.items()
+    ]
+    for r in trained:
+        how = "" if "method" not in r else f", {r['method']}" + (", fallback" if r["fallback"] else "")
+        if "refused" in r:
+            lines.append([r["network"], f"int8{how}", r["refused"], *[""] * 6])
+            continue
+        held = "-" if "held_back" not in r else str(len(r["held_back"]))
+        lines.append(
+            [
+                r["network"],
+                r["precision"] + how,
+                f"{r['int8_share']:.1%}" if "int8_share" in r else "-",
+                held,
+                f"{r['held_out_drop']:.2f} ± {r['held_out_uncertainty']:.2f}" if "held_out_drop" in r else "-",
+                f"{r['miou']:.4f}",
+                f"{round(100 * (r['fp32'] - r['miou']), 2) + 0.0:.2f} ± {r['uncertainty']:.2f}",
+                f"{r['error']:.4f}",
+                f"{r['agreement']:.4f}",
+            ]
+        )
+    heads = [
+        "network",
+        "precision",
+        "MACs in INT8",
+        "held back",
+        "points lost, held-out frames",
+        "test mIoU",
+        "points lost, test",
+        "logit error",
+        "equal labels",
+    ]
+    return markdown(heads, lines)
+
+
+def precision_imported(rows: list[dict[str, Any]]) -> str:
+    keys = ("fp16_agreement", "fp16_worst", "int8_agreement", "int8_worst")
+    lines = [
+        [r["job"].removeprefix("imported "), f"{r['frames']}", "{}x{}".format(*r["frame_hw"]), *(f"{r[k]:.4f}" for k in keys)]
+        for r in rows
+        if r["job"].startswith("imported ")
+    ]
+    return markdown(["network, frames", "frames", "size", "fp16", "worst frame", "int8", "worst frame"], lines)
+
+
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
     return "".join("| " + " | ".join(row) + " |\n" for row in lines)
@@ -102,8 +285,17 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
 TABLES: dict[str, Callable[[Any], str]] = {
     "camvid": camvid,
     "camvid-classes": camvid_classes,
+    "camvid-student": camvid_student,
     "frame_loop": frame_loop,
+    "squeezenas-blocks": squeezenas_blocks,
+    "squeezenas-networks": squeezenas_networks,
+    "squeezenas-searches": squeezenas_searches,
+    "squeezenas-table": squeezenas_table,
     "train_step": train_step,
+    "precision": precision,
+    "precision-imported": precision_imported,
+    "operators": operators,
+    "zoo_precision": zoo_precision,
 }
 
 if __name__ == "__main__":

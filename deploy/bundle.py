@@ -1,11 +1,16 @@
 """The artefact that a device receives: a folder that says what it holds and proves it.
 
     model.onnx         the graph: frame uint8 (H, W, 3) -> labels uint8 (H, W)
+    model.fp16.onnx    the same in another precision, and so model.int8.onnx; there when an engine was built of it
+    calibration.json   the ranges that model.int8.onnx was made with, and what they come from
     meta.json          its contract (see meta.py)
     provenance.json    where it came from
     golden/            000.png, a frame; 000.mask.png, the labels that torch gave it; and so on
-    engines/<key>/     engine.json, and engine.plan where the backend has one
+    engines/<key>/     engine.json, which names its graph and that graph's digest; engine.plan where the backend has one
     manifest.json      size and SHA-256 of each file above, and a digest over that table
+
+Engines of several devices and precisions lie side by side. An engine is code that runs on the machine that opens it: one
+that the manifest does not list, with its digest, is not opened.
 
 manifest.json has one canonical form, so that a changed byte shows even where it would not change the meaning.
 `artifact.json`, the pipeline's sidecar, may lie beside them; it is no part of the bundle.
@@ -46,8 +51,18 @@ MANIFEST = "manifest.json"
 SIDECAR = "artifact.json"  # the pipeline has the same word; this room imports nothing of that one
 GRAPH = "model.onnx"
 META = "meta.json"
+CALIBRATION = "calibration.json"
 REQUIRED = (GRAPH, META, "provenance.json")
-GOLDEN_AGREEMENT = 0.999
+GOLDEN_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.9}
+"""Part of the golden pixels that must have torch's label. Of fp32 999 in 1000, not all: the engine adds the same products in
+another order, so that logits differ in their last bits, and where two classes tie to within that the label may fall either
+way. Lower precisions move borders by more; what they cost in mIoU is calibration's to bound. What this check is to catch
+(channels swapped, another normalisation, a resize with other coordinates) changes far more."""
+
+
+def graph_name(precision: str) -> str:
+    """Name of the graph of one precision in a bundle."""
+    return GRAPH if precision == "fp32" else f"model.{precision}.onnx"
 
 
 class FileEntry(NamedTuple):
@@ -135,26 +150,33 @@ class Bundle:
         """Names of the golden frames. Raises ValueError when a frame lacks its mask or a mask its frame."""
         return _golden_names(self.folder, self.files)
 
-    def engine(self, backend: str | None = None) -> Engine:
-        """Open the engine of `backend`, or, by default, the one that needs least of the machine: ONNX Runtime if built.
+    def engine(self, backend: str | None = None, precision: str | None = None) -> Engine:
+        """Open the engine of `backend` and `precision`; of several the one that needs least of the machine (ONNX Runtime
+        if built) and loses least to precision (fp32, fp16, int8).
 
         The graph, the record and the plan are checked against the manifest first.
         Raises ValueError when the bundle has no such engine or its files are damaged, ImportError when the backend is
         not installed, RuntimeError when this machine cannot run it.
         """
-        record = self._record(backend)
+        record = self._record(backend, precision)
         folder = self.folder / "engines" / record.key
-        for name in (GRAPH, META, *(n for n in self.files if n.startswith(f"engines/{record.key}/"))):
+        for name in (record.graph, META, *(n for n in self.files if n.startswith(f"engines/{record.key}/"))):
             if problem := _damage(self.folder, name, self.files[name]):
                 raise ValueError(f"{self.folder} is not the bundle that was written: {problem}")
-        return open_engine(record.backend, self.folder / GRAPH, folder, self.meta.frame_hw, self.meta.precision)
+        for path in folder.iterdir():
+            if f"engines/{record.key}/{path.name}" not in self.files:
+                raise ValueError(f"{path} is not in the manifest, and an engine is code: it is not opened")
+        return open_engine(record.backend, self.folder / record.graph, folder, self.meta.frame_hw, record.precision)
 
-    def _record(self, backend: str | None) -> EngineRecord:
-        found = [r for _, r in sorted(self.engines.items()) if backend in (None, r.backend)]
+    def _record(self, backend: str | None, precision: str | None) -> EngineRecord:
+        held = sorted(self.engines.items())
+        found = [r for _, r in held if backend in (None, r.backend) and precision in (None, r.precision)]
         if not found:
-            held = ", ".join(sorted({r.backend for r in self.engines.values()})) or "none"
-            raise ValueError(f"{self.folder} has no engine for backend {backend!r}; it has: {held}")
-        return min(found, key=lambda r: r.backend != "onnxruntime")
+            there = ", ".join(sorted({f"{r.backend} {r.precision}" for r in self.engines.values()})) or "none"
+            asked = " and ".join(f"{k} {v!r}" for k, v in (("backend", backend), ("precision", precision)) if v)
+            raise ValueError(f"{self.folder} has no engine for {asked}; it has: {there}")
+        order = list(GOLDEN_AGREEMENT)
+        return min(found, key=lambda r: (r.backend != "onnxruntime", order.index(r.precision) if r.precision in order else 9))
 
 
 @dataclass(frozen=True)
@@ -167,7 +189,7 @@ class GoldenCheck:
     worst: str
     """The frame with the least agreement."""
     worst_agreement: float
-    threshold: float = GOLDEN_AGREEMENT
+    threshold: float = GOLDEN_AGREEMENT["fp32"]
 
     @property
     def passed(self) -> bool:
@@ -175,11 +197,7 @@ class GoldenCheck:
 
 
 def check_golden(bundle: Bundle, engine: Engine) -> GoldenCheck:
-    """Run the golden frames through `engine` and compare with torch's masks.
-
-    999 pixels in 1000 must agree, not all: the engine adds the same products in another order, so that logits differ in
-    their last bits, and where two classes tie to within that the label may fall either way, pixel by pixel along borders.
-    What this is to catch (channels swapped, another normalisation, a resize with other coordinates) changes far more.
+    """Run the golden frames through `engine` and compare with torch's masks; GOLDEN_AGREEMENT says how many must agree.
 
     Raises ValueError when the bundle has no golden frames or one cannot be read.
     """
@@ -191,7 +209,9 @@ def check_golden(bundle: Bundle, engine: Engine) -> GoldenCheck:
         raise ValueError(f"{bundle.folder} has no golden frames to check an engine with")
     worst = min(by_frame, key=lambda name: by_frame[name])
     # All golden frames have one size, so the mean over frames is the mean over pixels.
-    return GoldenCheck(len(by_frame), sum(by_frame.values()) / len(by_frame), worst, by_frame[worst])
+    mean = sum(by_frame.values()) / len(by_frame)
+    threshold = GOLDEN_AGREEMENT.get(engine.precision, GOLDEN_AGREEMENT["fp32"])
+    return GoldenCheck(len(by_frame), mean, worst, by_frame[worst], threshold)
 
 
 def write_manifest(folder: Path) -> None:
@@ -358,9 +378,11 @@ def _require_consistent(record: EngineRecord, path: Path, parts: list[str], file
     """Raise ValueError unless what engine.json says of its folder, its graph and its plan is what the manifest says."""
     if parts != ["engines", record.key, "engine.json"]:
         raise ValueError(f"{path}: key is {record.key!r}; it must be the name of its folder")
-    graph, plan = files.get(GRAPH), files.get(f"engines/{record.key}/{PLAN}")
+    graph, plan = files.get(record.graph), files.get(f"engines/{record.key}/{PLAN}")
+    if graph is None and record.graph != GRAPH:  # that one is missed by name anyway
+        raise ValueError(f"{path}: its graph {record.graph!r} is not in the manifest; build the engine again")
     if graph is not None and record.graph_sha256 != graph.sha256:
-        raise ValueError(f"{path}: graph_sha256 is not that of {GRAPH}; build the engine again")
+        raise ValueError(f"{path}: graph_sha256 is not that of {record.graph}; build the engine again")
     held = None if plan is None else plan.size_bytes
     if record.plan_bytes != held:
         there = "there is none" if held is None else f"it has {held} bytes"

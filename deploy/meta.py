@@ -70,7 +70,7 @@ class Meta:
     @classmethod
     def from_json(cls, value: Any, source: Path | str = "meta.json") -> Meta:
         """Check every value. Raises ValueError naming `source` (the file), the field, the value and what it must be."""
-        f = _Fields(value, str(source))
+        f = Fields(value, str(source))
         f.one_of("format", (FORMAT,))
         classes = f.names("classes", 1, VOID)
         meta = cls(
@@ -109,11 +109,19 @@ class EngineRecord:
     """Device that it was built for, in words."""
     precision: str
     graph_sha256: str
-    """SHA-256 of the model.onnx that it came from."""
+    """SHA-256 of the graph that it came from."""
+    graph: str = "model.onnx"
+    """Name of that graph in the bundle: model.onnx for fp32, model.fp16.onnx, model.int8.onnx."""
     compute_capability: str | None = None
     """GPU architecture, such as `sm86`; None on a CPU."""
+    gpu: str | None = None
+    """Name of the GPU that the plan was built on and only runs on; None where it runs on an architecture, or on a CPU."""
     plan_bytes: int | None = None
     """Size of engine.plan; None where the backend runs the graph itself."""
+    version_compatible: bool = False
+    """The plan also runs on later versions of the backend's library."""
+    plugins: tuple[str, ...] = ()
+    """Operators of `deploy.plugins` that it uses."""
 
     @classmethod
     def read(cls, path: Path) -> EngineRecord:
@@ -123,7 +131,9 @@ class EngineRecord:
     @classmethod
     def from_json(cls, value: Any, source: Path | str = "engine.json") -> EngineRecord:
         """Check every value. Raises ValueError naming `source`, the field, the value and what it must be."""
-        f = _Fields(value, str(source))
+        if isinstance(value, dict):  # bundles of edgesmith 0.1 hold one graph, and no engine of a single GPU
+            value = {"graph": "model.onnx", "gpu": None, "version_compatible": False, "plugins": [], **value}
+        f = Fields(value, str(source))
         f.one_of("format", (FORMAT,))
         record = cls(
             key=f.text("key"),
@@ -132,18 +142,22 @@ class EngineRecord:
             device=f.text("device"),
             precision=f.text("precision"),
             graph_sha256=f.sha256("graph_sha256"),
+            graph=f.text("graph"),
             compute_capability=f.optional("compute_capability", f.text),
+            gpu=f.optional("gpu", f.text),
             plan_bytes=f.optional("plan_bytes", lambda name: f.integer(name, 1, 1 << 40)),
+            version_compatible=f.one_of("version_compatible", (False, True)),
+            plugins=f.names("plugins", 0, 64),
         )
         f.done()
         return record
 
     def to_json(self) -> dict[str, Any]:
         """The value that `from_json` takes."""
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": FORMAT, **_listed(asdict(self))}
 
 
-class _Fields:
+class Fields:
     """Takes the fields of one JSON object, each checked, and refuses what is left over."""
 
     def __init__(self, value: Any, source: str) -> None:
@@ -225,7 +239,7 @@ class _Fields:
 
 
 def _parity(value: Any, source: str) -> Parity:
-    f = _Fields(value, source)
+    f = Fields(value, source)
 
     def amount(name: str, high: float) -> float:
         v = f.take(name)

@@ -109,9 +109,9 @@ def _reduced(name: str, x: FeatureMap, width: int, stride: int, trace: Trace) ->
 
 
 def _lraspp(x: FeatureMap, low: FeatureMap, width: int, classes: int, trace: Trace) -> FeatureMap:
-    value = trace.conv("decoder.value", x, width)
     windows = (LRASPP_POOL, LRASPP_POOL_STRIDE) if min(x.hw) >= max(LRASPP_POOL) else (x.hw, x.hw)
     trace.conv("decoder.gate", pooled(x, *windows), width, bias=True)
+    value = trace.conv("decoder.value", x, width)
     high = trace.conv("decoder.high_classifier", resized(value, low.hw, False), classes, bias=True)
     return joined(high, trace.conv("decoder.low_classifier", low, classes, bias=True), channels=classes)
 

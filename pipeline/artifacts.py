@@ -59,6 +59,13 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class SearchResult(Artifact):
+    """What a search found: search.json (its course), samples.json (networks with cost and score), its supernet's weights."""
+
+    kind: ClassVar[str] = "search"
+
+
+@dataclass(frozen=True)
 class Architecture(Artifact):
     """A chosen or found architecture: arch.json."""
 
@@ -93,7 +100,7 @@ class Validation(Artifact):
     kind: ClassVar[str] = "validation"
 
 
-KINDS: tuple[type[Artifact], ...] = (Architecture, Weights, OnnxModel, BundleFolder, Validation)
+KINDS: tuple[type[Artifact], ...] = (SearchResult, Architecture, Weights, OnnxModel, BundleFolder, Validation)
 
 A = TypeVar("A", bound=Artifact)
 

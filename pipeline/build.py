@@ -6,19 +6,33 @@ import contextlib
 import importlib.util
 import platform
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from edgesmith.deploy import bundle as bundles
-from edgesmith.deploy.bundle import Bundle, EngineRecord, Meta, check_golden, write_manifest
+from edgesmith.deploy.bundle import Bundle, EngineRecord, check_golden, graph_name, write_manifest
 from edgesmith.deploy.engines import BACKENDS, Backend
+from edgesmith.deploy.engines.gpu import Gpu, current_gpu
 from edgesmith.deploy.engines.tensorrt import RTX_COMPUTE_CAPABILITIES
-from edgesmith.deploy.files import payload_files, sha256_file, write_json
+from edgesmith.deploy.engines.tensorrt_options import DEFAULTS, PlanOptions
+from edgesmith.deploy.files import payload_files, read_json, sha256_file, write_bytes, write_json
 from edgesmith.pipeline.artifacts import SIDECAR, BundleFolder, OnnxModel, Slot, content_digest
 
-_DISTRIBUTIONS: dict[Backend, str] = {"onnxruntime": "onnxruntime", "tensorrt_rtx": "tensorrt-rtx", "tensorrt": "tensorrt"}
+BuildPrecision = Literal["fp32", "fp16", "int8", "best"]
+BUILD_PRECISIONS: tuple[BuildPrecision, ...] = ("fp32", "fp16", "int8", "best")
+Plugins = Literal["none", "auto"]
+LAYERS = "layers.json"
+
+_DISTRIBUTIONS: dict[Backend, str] = {
+    "onnxruntime": "onnxruntime",
+    "tensorrt_rtx": "tensorrt-rtx",
+    "tensorrt": "tensorrt",
+    "torch_tensorrt": "torch-tensorrt",
+}
+Log = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -30,12 +44,20 @@ class Build:
     """
 
     backends: tuple[Backend, ...] = ("onnxruntime",)
-    """Engines to build: onnxruntime, tensorrt_rtx, tensorrt."""
+    """Engines to build: onnxruntime, tensorrt_rtx, tensorrt, torch_tensorrt."""
+    precision: BuildPrecision = "fp32"
+    """fp32, fp16, int8 (needs a calibrated graph) or best: measured on each backend, the fastest is built."""
     compute_capability: str = "sm86"
-    """GPU architecture that tensorrt_rtx builds for: sm75, sm80, sm86, sm89, sm120 or sm121."""
+    """GPU architecture that tensorrt_rtx builds for: sm75, sm80, sm86, sm89, sm120, sm121, or current: the GPU at hand."""
+    plan: PlanOptions = DEFAULTS
+    """How TensorRT's builder works."""
+    weights: str | None = field(default=None, metadata={"identity": False})
+    """Weights folder that the graph was exported from; torch_tensorrt compiles these, and only it reads them."""
     timeout_s: float = field(default=1200.0, metadata={"identity": False})
     """Seconds after which building one plan is given up."""
-    version: ClassVar[int] = 2
+    plugins: Plugins = "none"
+    """auto takes operators of `deploy.plugins` where they were measured to be faster on this machine, none takes none."""
+    version: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         problems = []
@@ -43,9 +65,13 @@ class Build:
             problems.append(f"backends: {list(self.backends)} does not name one or more, each once")
         if unknown := [b for b in self.backends if b not in BACKENDS]:
             problems.append(f"backends: {unknown[0]!r} is not one of {', '.join(BACKENDS)}")
-        if self.compute_capability not in RTX_COMPUTE_CAPABILITIES:
-            known = ", ".join(RTX_COMPUTE_CAPABILITIES)
-            problems.append(f"compute_capability: {self.compute_capability!r} is not one of {known}")
+        if self.precision not in BUILD_PRECISIONS:
+            problems.append(f"precision: {self.precision!r} is not one of {', '.join(BUILD_PRECISIONS)}")
+        known = (*RTX_COMPUTE_CAPABILITIES, "current")
+        if self.compute_capability not in known:
+            problems.append(f"compute_capability: {self.compute_capability!r} is not one of {', '.join(known)}")
+        if self.plugins not in get_args(Plugins):
+            problems.append(f"plugins: {self.plugins!r} is not one of {', '.join(get_args(Plugins))}")
         if not self.timeout_s > 0:
             problems.append(f"timeout_s: {self.timeout_s} is not above 0")
         if problems:
@@ -53,83 +79,232 @@ class Build:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the result depends on beside configuration and input: this machine and the backends' versions."""
-        return {"machine": platform.machine(), **{b: installed_version(b) for b in self.backends}}
+        """What the result depends on beside configuration and input: this machine, its GPU and the backends' versions."""
+        found: dict[str, str] = {"machine": platform.machine()}
+        found |= {backend: installed_version(backend) for backend in self.backends}
+        if {"tensorrt", "torch_tensorrt"} & set(self.backends) or self.compute_capability == "current":
+            found["gpu"] = _gpu_name()
+        return found
 
     def require_backends(self) -> None:
-        """Raise ImportError, with what installs it, for a backend that is not there."""
+        """Raise ImportError, with what installs it, for a backend that is not there; ValueError where it cannot do this."""
         for backend in self.backends:
             _require_library(backend)
+            if self.precision == "best":
+                _require_runs_here(backend)
+        if "torch_tensorrt" in self.backends and self.weights is None:
+            raise ValueError("backend torch_tensorrt compiles weights, not the graph: name their folder with --weights DIR")
 
     def __call__(self, model: OnnxModel, slot: Slot) -> BundleFolder:
         """Build the bundle in `slot`.
 
-        Raises ValueError when the model's folder was changed or its graph is refused, ImportError when a backend is not
-        installed, RuntimeError when the engine cannot be built or disagrees with the golden masks, TimeoutError.
+        Raises ValueError when the model's folder was changed, has no calibration for int8, or its graph is refused,
+        ImportError when a backend is not installed, RuntimeError when the engine cannot be built or disagrees with the
+        golden masks, TimeoutError.
         """
         model.check()
         self.require_backends()
-        meta = Meta.read(model.path / bundles.META)
         notes: list[dict[str, Any]] = []  # into the sidecar: times would make equal bundles differ
         with slot.writing(BundleFolder, parents=[model], engines=notes) as folder:
             _copy(model, folder)
-            for backend in self.backends:
-                notes.append(self._add_engine(backend, model.path / bundles.GRAPH, meta, folder, slot))
-            write_manifest(folder)
-            if "onnxruntime" in self.backends:
-                notes[self.backends.index("onnxruntime")] |= _try_golden(model.path / bundles.GRAPH, folder, slot)
+            notes += self.add_engines(folder, model.path, slot.log)
         return BundleFolder(slot.out)
 
-    def _add_engine(self, backend: Backend, graph: Path, meta: Meta, folder: Path, slot: Slot) -> dict[str, Any]:
+    def add_engines(self, folder: Path, source: Path, log: Log) -> list[dict[str, Any]]:
+        """Write an engine for each backend, and the manifest, into `folder`, which holds a graph folder's files.
+
+        `source` is the folder to name where its graph is refused. What is worth a note of each engine comes back. Raises as
+        calling the stage does.
+        """
+        precisions = {backend: self._precision(backend, folder, source, log) for backend in self.backends}
+        notes = [self._add_engine(backend, p, folder, source, log) for backend, p in precisions.items()]
+        write_manifest(folder)
+        if "onnxruntime" in precisions:
+            note = notes[self.backends.index("onnxruntime")]
+            note |= _try_golden(folder, source, precisions["onnxruntime"], note["key"], log)
+        return notes
+
+    def _precision(self, backend: Backend, folder: Path, source: Path, log: Log) -> str:
+        """The precision to build, chosen by measurement where that is asked for; its graph lies in `folder` then."""
+        if self.precision != "best":
+            write_graph(folder, self.precision, source)
+            return self.precision
+        from edgesmith.pipeline.best import choose
+
+        candidates = ["fp32", "fp16", *(["int8"] if (folder / bundles.CALIBRATION).is_file() else [])]
+        for precision in candidates:
+            write_graph(folder, precision, source)
+        choice = choose(folder, candidates)
+        for precision in candidates:
+            if precision not in ("fp32", choice.precision):
+                (folder / graph_name(precision)).unlink()
+        log("precision", backend=backend, chosen=choice.precision, why=choice.why)
+        provenance = read_json(folder / "provenance.json")
+        chosen = {"backend": backend, "machine": platform.machine(), **choice._asdict()}
+        write_json(folder / "provenance.json", {**provenance, "best": [*provenance.get("best", []), chosen]})
+        return choice.precision
+
+    def _add_engine(self, backend: Backend, precision: str, folder: Path, source: Path, log: Log) -> dict[str, Any]:
         """Write engines/<key>/ below `folder`; what is worth a note in the sidecar comes back."""
         notes: dict[str, Any] = {}
         if backend == "onnxruntime":
             from edgesmith.deploy.engines import onnxruntime as ort
 
+            key, files, used, notes = self._cpu_plugins(folder, precision)
             record = EngineRecord(
-                key=ort.engine_key(meta.precision),
+                key=key,
                 backend=backend,
                 version=ort.library().__version__,
                 device=f"CPU, {platform.machine()}",
-                precision=meta.precision,
-                graph_sha256=sha256_file(graph),
+                precision=precision,
+                graph_sha256=sha256_file(folder / graph_name(precision)),
+                graph=graph_name(precision),
+                plugins=used,
             )
-            (folder / "engines" / record.key).mkdir(parents=True)
+            (folder / "engines" / record.key).mkdir(parents=True, exist_ok=True)
+            for name, value in files.items():
+                write_json(folder / "engines" / record.key / name, value)
         else:
-            record, notes = self._add_plan(backend, graph, meta, folder, slot)
+            record, notes = self._add_plan(backend, precision, folder, source, log)
+            if self.plugins == "auto":
+                notes["plugins"] = {"taken": [], "why": f"{backend} plans are built here but not run: nothing was measured"}
         write_json(folder / "engines" / record.key / "engine.json", record.to_json())
-        slot.log("engine", key=record.key, **notes)
+        log("engine", key=record.key, **notes)
         return {"key": record.key, **notes}
 
+    def _cpu_plugins(self, folder: Path, precision: str) -> tuple[str, dict[str, Any], tuple[str, ...], dict[str, Any]]:
+        """Of the engine on the CPU: its key, files for its folder, the plugins that it uses, and a note of both times."""
+        from edgesmith.deploy.engines.onnxruntime import engine_key
+
+        if self.plugins == "none":
+            return engine_key(precision), {}, (), {}
+        from edgesmith.deploy.engines import onnxruntime_split as split
+        from edgesmith.pipeline.plugin_choice import PLUGIN, choose
+
+        choice = choose(folder, precision)
+        taken = () if choice.split is None else (PLUGIN,)
+        note = {"plugins": {"taken": list(taken), "why": choice.why, "median_ms": choice.median_ms}}
+        if choice.split is None:
+            return engine_key(precision), {}, taken, note
+        return split.engine_key(precision), {split.SPLIT: choice.split.to_json()}, taken, note
+
     def _add_plan(
-        self, backend: Backend, graph: Path, meta: Meta, folder: Path, slot: Slot
+        self, backend: Backend, precision: str, folder: Path, source: Path, log: Log
     ) -> tuple[EngineRecord, dict[str, Any]]:
         from edgesmith.deploy.engines import tensorrt as trt
 
         plan = folder / "engines" / trt.PLAN
         plan.parent.mkdir(exist_ok=True)
-        built = trt.build_plan(
-            graph,
-            plan,
-            module=backend,
-            compute_capability=self.compute_capability,
-            timeout_s=self.timeout_s,
-            progress=lambda phase: slot.log("build", backend=backend, phase=phase),
-        )
+        if backend == "torch_tensorrt":
+            from edgesmith.pipeline.torch_plan import build_torch_plan
+
+            built = build_torch_plan(Path(str(self.weights)), folder, plan, precision, self.plan)
+        else:
+            graph = _named(folder, source, precision)
+            with _explained(graph, backend):
+                built = trt.build_plan(
+                    graph,
+                    plan,
+                    module=backend,
+                    compute_capability=self.compute_capability,
+                    options=self.plan,
+                    timeout_s=self.timeout_s,
+                    progress=lambda phase: log("build", backend=backend, phase=phase),
+                )
+        digest = sha256_file(folder / graph_name(precision))
+        slug = Gpu(built.device, built.compute_capability).slug
         record = EngineRecord(
-            key=trt.engine_key(backend, built.version, built.compute_capability, meta.precision),
+            key=trt.engine_key(backend, built.version, built.compute_capability, precision, digest, slug),
             backend=backend,
             version=built.version,
-            device=f"NVIDIA GPU, {built.compute_capability}",
-            precision=meta.precision,
-            graph_sha256=sha256_file(graph),
+            device=f"NVIDIA GPU, {built.device or built.compute_capability}",
+            precision=precision,
+            graph_sha256=digest,
+            graph=graph_name(precision),
             compute_capability=built.compute_capability,
+            gpu=built.device or None,
             plan_bytes=built.plan_bytes,
+            version_compatible=self.plan.version_compatible,
         )
         home = folder / "engines" / record.key
+        shutil.rmtree(home, ignore_errors=True)  # the same engine, built before
         home.mkdir()
         plan.rename(home / trt.PLAN)
-        return record, {"build_seconds": built.build_seconds, "plan_bytes": built.plan_bytes}
+        if built.device:
+            _write_layers(home, trt.MODULE_OF[backend], log)
+        return record, {
+            "build_seconds": built.build_seconds,
+            "plan_bytes": built.plan_bytes,
+            **({"not_honoured": list(built.notices)} if built.notices else {}),
+        }
+
+
+def write_graph(folder: Path, precision: str, source: Path) -> None:
+    """Write the graph of `precision` beside model.onnx, with the ranges of calibration.json for int8, unless it is there.
+
+    Raises ValueError naming `source` and the fix when it cannot be lowered, or int8 has no calibration; ImportError
+    without onnx.
+    """
+    path = folder / graph_name(precision)
+    if path.is_file():
+        return
+    if precision == "int8" and not (folder / bundles.CALIBRATION).is_file():
+        raise ValueError(
+            f"{source} has no {bundles.CALIBRATION}, and precision int8 needs the ranges of its graph: "
+            f"edgesmith calibrate {source} --data SPEC --method entropy --out OUT, then edgesmith build OUT"
+        )
+    from edgesmith.calibration.int8 import Calibration
+
+    from .graph_view import read_graph
+    from .precision import lowered
+
+    calibration = Calibration.read(folder / bundles.CALIBRATION) if precision == "int8" else None
+    try:
+        model = lowered(read_graph(folder / bundles.GRAPH), "int8" if precision == "int8" else "fp16", calibration)
+    except ValueError as e:
+        raise ValueError(f"{source}: {e}") from None
+    write_bytes(path, model.SerializeToString(deterministic=True))
+
+
+def _named(folder: Path, source: Path, precision: str) -> Path:
+    """The graph's file, where possible in the folder that the user knows it by."""
+    known = source / graph_name(precision)
+    return known if known.is_file() else folder / graph_name(precision)
+
+
+@contextlib.contextmanager
+def _explained(graph: Path, backend: Backend) -> Any:
+    """Add to a builder's refusal what the rules say of the graph: node, fix and source."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as e:
+        if importlib.util.find_spec("onnx") is None:  # a device need not have it
+            raise
+        from edgesmith.deploy.engines.tensorrt_options import version_number
+
+        from .graph_check import check_graph
+        from .graph_rules import Target
+        from .graph_view import read_graph
+
+        number = version_number(installed_version(backend))
+        target: Target = "trt10.3" if number < (10, 16) else "trt10.16" if number < (11,) else "trt11"
+        try:
+            found = check_graph(read_graph(graph), "rtx" if backend == "tensorrt_rtx" else target)
+        except ValueError:  # it cannot even be read, and the builder has said so
+            raise e from None
+        if not found:
+            raise
+        raise type(e)(f"{e}\nedgesmith check-graph says of it:\n" + "\n".join(str(f) for f in found)) from None
+
+
+def _write_layers(home: Path, module: str, log: Log) -> None:
+    """What the plan is made of, beside it. A library that does not tell is no reason to throw the plan away."""
+    from edgesmith.deploy.engines import tensorrt as trt
+
+    try:
+        write_json(home / LAYERS, trt.inspect_plan(home / trt.PLAN, module).to_json())
+    except (RuntimeError, ValueError, TimeoutError) as e:
+        log("warning", message=f"no {LAYERS}: {e}")
 
 
 def _copy(model: OnnxModel, folder: Path) -> None:
@@ -140,19 +315,20 @@ def _copy(model: OnnxModel, folder: Path) -> None:
         raise ValueError(f"{model.path} was changed while it was copied; export it again")
 
 
-def _try_golden(graph: Path, folder: Path, slot: Slot) -> dict[str, Any]:
+def _try_golden(folder: Path, source: Path, precision: str, key: str, log: Log) -> dict[str, Any]:
     """Run the bundle's golden frames. Raises RuntimeError when the engine's labels are not torch's."""
-    from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine
+    from edgesmith.deploy.engines import open_engine
 
     bundle = Bundle.open(folder)
-    with OnnxRuntimeEngine(graph, bundle.meta.frame_hw, precision=bundle.meta.precision) as engine:
+    graph = _named(folder, source, precision)
+    with open_engine("onnxruntime", graph, folder / "engines" / key, bundle.meta.frame_hw, precision) as engine:
         golden = check_golden(bundle, engine)
     if not golden.passed:
         raise RuntimeError(
-            f"the onnxruntime engine of {graph} gives {golden.agreement:.2%} of the golden pixels torch's label "
+            f"the onnxruntime engine of {graph}, {precision}, gives {golden.agreement:.2%} of the golden pixels torch's label "
             f"(worst: golden/{golden.worst}, {golden.worst_agreement:.2%}); {golden.threshold:.1%} are needed"
         )
-    slot.log("golden", frames=golden.frames, pixel_agreement=golden.agreement)
+    log("golden", frames=golden.frames, pixel_agreement=golden.agreement)
     return {"golden_frames": golden.frames, "golden_agreement": golden.agreement}
 
 
@@ -162,10 +338,29 @@ def _require_library(backend: Backend) -> None:
         from edgesmith.deploy.engines.onnxruntime import library
 
         library()
+    elif backend == "torch_tensorrt":
+        if importlib.util.find_spec("torch_tensorrt") is None:
+            raise ImportError("backend 'torch_tensorrt' is not installed: pip install 'edgesmith[tensorrt]'")
     else:
-        from edgesmith.deploy.engines.tensorrt import require_library
+        from edgesmith.deploy.engines.tensorrt_builder import require_library
 
         require_library(backend)
+
+
+def _require_runs_here(backend: Backend) -> None:
+    """Raise ValueError unless engines of the backend can be timed on this machine."""
+    if backend != "onnxruntime":
+        raise ValueError(
+            f"precision best measures on the backend, and {backend} plans are built here but not run: "
+            "name the precision, as in --precision fp16"
+        )
+
+
+def _gpu_name() -> str:
+    try:
+        return " ".join(current_gpu())
+    except RuntimeError:
+        return "none"
 
 
 def installed_version(backend: Backend) -> str:

@@ -1,9 +1,8 @@
-"""A whole training in one file that is replaced atomically: weights, average, optimizer, best, random state, place."""
+"""A whole training or search in one file that is replaced atomically: all its tensors, random state, history and place."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,25 +10,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
 from edgesmith.deploy.files import write_bytes
 
 if TYPE_CHECKING:
     from .artifacts import Slot
-    from .fit import Trainer
+    from .loop import Learner
 
 
 @dataclass
 class Progress:
-    """How far a training is."""
+    """How far a training or a search is."""
 
     epoch: int = 0
     """Epochs finished."""
     step: int = 0
     """Steps finished of the next epoch."""
-    loss: float = 0.0
-    """Sum of the losses of those steps."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums of those steps' numbers: the loss and whatever else is followed."""
     best_miou: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -53,47 +51,37 @@ class Checkpoint:
     def describe(self) -> str:
         return self._saved
 
-    def save(self, trainer: Trainer, progress: Progress) -> None:
+    def save(self, learner: Learner, progress: Progress) -> None:
         if self.path is None:
             return
-        tensors = {name: t.detach().cpu().contiguous() for name, t in _state(trainer)}
-        tensors |= {f"best/{k}": v.cpu().contiguous() for k, v in trainer.best.items()}
+        tensors = {name: t.detach().cpu().contiguous() for name, t in learner.state()}
+        tensors |= {f"best/{k}": v.cpu().contiguous() for k, v in learner.best.items()}
         tensors["rng"] = torch.get_rng_state()
         place = json.dumps({"key": self.key, **vars(progress)})
         write_bytes(self.path, save(tensors, {"progress": place}))
         self._saved = f"{self.path} (epoch {progress.epoch + 1}, step {progress.step})"
 
-    def load(self, trainer: Trainer) -> Progress | None:
-        """Restore `trainer` and return the place, or None when there is no checkpoint of this training."""
+    def load(self, learner: Learner) -> Progress | None:
+        """Restore `learner` and return the place, or None when there is no checkpoint of this training."""
         if self.path is None or not self.path.is_file():
             return None
         try:
             with safe_open(self.path, "pt") as f:
-                progress = json.loads((f.metadata() or {}).get("progress", "{}"))
+                place = json.loads((f.metadata() or {}).get("progress", "{}"))
                 tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  (not a dict)
         except (SafetensorError, ValueError):
             # Writing is atomic, so this is a damaged disk or a foreign file: start again rather than guess.
             self.damaged = self.path.with_suffix(".damaged")
             self.path.replace(self.damaged)
             return None
-        if progress.pop("key", None) != self.key:
+        if place.pop("key", None) != self.key:
             return None
+        progress = Progress(**place)
         torch.set_rng_state(tensors.pop("rng"))
-        trainer.best = {k.removeprefix("best/"): tensors.pop(k) for k in list(tensors) if k.startswith("best/")}
+        learner.resume(progress)
+        learner.best = {k.removeprefix("best/"): tensors.pop(k) for k in list(tensors) if k.startswith("best/")}
         with torch.no_grad():
-            for name, t in _state(trainer):
+            for name, t in learner.state():
                 t.copy_(tensors[name])  # in place, so that memory layouts are those of a training never interrupted
-        self._saved = f"{self.path} (epoch {progress['epoch'] + 1}, step {progress['step']})"
-        return Progress(**progress)
-
-
-def _state(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that a step changes, by name."""
-    for k, v in trainer.module.state_dict().items():
-        yield f"module/{k}", v
-    if trainer.averaged is not trainer.module:
-        for k, v in trainer.averaged.state_dict().items():
-            yield f"average/{k}", v
-    for i, p in enumerate(p for group in trainer.optimizer.param_groups for p in group["params"]):
-        for k, v in trainer.optimizer.state[p].items():
-            yield f"optimizer/{i}/{k}", v
+        self._saved = f"{self.path} (epoch {progress.epoch + 1}, step {progress.step})"
+        return progress

@@ -13,10 +13,17 @@ import click
 
 import edgesmith
 
+from .verbs.bundle import bundle
+from .verbs.calibrate import calibrate
+from .verbs.check_graph import check_graph
+from .verbs.compare import compare
 from .verbs.data import data
 from .verbs.look import show, validate, verify
 from .verbs.make import build, export, weights
+from .verbs.report import report
 from .verbs.run import run
+from .verbs.table import table
+from .verbs.zoo import zoo
 
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE)
 """Errors of the system that are no fault of the input."""
@@ -40,7 +47,8 @@ def cli() -> None:
     """
 
 
-for verb in (run, show, verify, validate, data, weights, export, build):
+VERBS = (run, report, show, verify, validate, data, zoo, table, weights, export, calibrate, check_graph, compare, build, bundle)
+for verb in VERBS:
     cli.add_command(verb)
 
 

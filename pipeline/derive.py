@@ -1,28 +1,37 @@
-"""Derive: settle the architecture that is built. Here it is a published one or one from a file; a search adds its own rule."""
+"""Derive: settle the architecture that is built: a published one, one from a file, or the best under a budget of a search."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, overload
 
 from edgesmith import models
-from edgesmith.deploy.files import read_json, write_json
+from edgesmith.deploy.files import read_json, sha256_json, write_json
 from edgesmith.models.arch import Arch
 
-from .artifacts import Architecture, Slot
+from .artifacts import Architecture, SearchResult, Slot
+from .search.pareto import choose
+from .search.squeezenas_space import NAMES, space
 
 
 @dataclass(frozen=True)
 class Derive:
-    """-> Architecture."""
+    """-> Architecture, or SearchResult -> Architecture. A new budget chooses again and does not search again."""
 
-    arch: str
-    """`zoo:NAME` for a published network, or the path of an architecture in JSON."""
+    arch: str | None = None
+    """`zoo:NAME` for a published network, or the path of an architecture in JSON. Null where the recipe searches for one."""
+    budget: float | None = None
+    """Of a search: the most that the whole network may cost, in the search's unit. The best val mIoU within is chosen; null:
+    the best of all."""
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        if self.budget is not None and (self.budget <= 0 or self.arch is not None):
+            raise ValueError(f"budget: {self.budget} " + ("is not above 0" if self.arch is None else "goes without arch"))
+        if self.arch is None:
+            return
         if self.arch.startswith("zoo:"):
             try:
                 models.zoo(self.arch.removeprefix("zoo:"))
@@ -33,7 +42,9 @@ class Derive:
 
     @cached_property
     def value(self) -> Arch:
-        """The architecture. Raises FileNotFoundError or ValueError naming the file."""
+        """The architecture that `arch` names. Raises FileNotFoundError or ValueError naming the file."""
+        if self.arch is None:
+            raise ValueError("derive.arch: no architecture is named; zoo:NAME or the path of a .json file")
         if self.arch.startswith("zoo:"):
             return models.zoo(self.arch.removeprefix("zoo:"))
         path = Path(self.arch)
@@ -44,13 +55,35 @@ class Derive:
 
     @property
     def digest(self) -> str:
-        """Identity for the key: the architecture itself, not where it was read from."""
-        return self.value.digest
+        """Identity for the key: the architecture itself, not where it was read from, or the budget."""
+        return sha256_json({"budget": self.budget}) if self.arch is None else self.value.digest
 
-    def __call__(self, slot: Slot) -> Architecture:
-        with slot.writing(Architecture) as folder:
-            write_json(folder / "arch.json", self.value.to_json())
+    @overload
+    def __call__(self, slot: Slot, /) -> Architecture: ...
+    @overload
+    def __call__(self, search: SearchResult, slot: Slot, /) -> Architecture: ...
+    def __call__(self, *given: Any) -> Architecture:
+        """Write the architecture. Raises ValueError when no network of the search is within the budget."""
+        *searches, slot = given
+        found = self.chosen(searches[0]) if searches else self.value
+        with slot.writing(Architecture, searches) as folder:
+            write_json(folder / "arch.json", found.to_json())
         return Architecture(slot.out)
+
+    def chosen(self, search: SearchResult) -> Arch:
+        """The network of `search` with the best val mIoU within the budget."""
+        summary, samples = read_json(search.path / "search.json"), read_json(search.path / "samples.json")
+        scored = [row for row in samples if row["val_miou"] is not None]
+        best = choose([(row["cost"], row["val_miou"]) for row in scored], self.budget)
+        if best is None:
+            cheapest = min(row["cost"] for row in scored)
+            raise ValueError(
+                f"derive.budget: none of the {len(scored)} sampled networks costs at most {self.budget:g} {summary['unit']}, "
+                f"the cheapest {cheapest:.4g}; raise the budget, or search with a larger alpha or a lower target"
+            )
+        choice = [NAMES.index(name) for name in scored[best]["choice"]]
+        arch = space(summary["space"]).arch(choice, "searched")
+        return space(summary["space"]).arch(choice, f"squeezenas-{summary['space']}-{arch.digest[:8]}")
 
 
 def read_architecture(artifact: Architecture) -> Arch:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD
+
+from .loader import Batch
 
 
 def pick_device(name: str) -> torch.device:
@@ -21,6 +26,41 @@ def pick_device(name: str) -> torch.device:
 
 def pick_precision(name: str, device: torch.device) -> str:
     return ("bf16" if device.type == "cuda" else "fp32") if name == "auto" else name
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Device, precision and memory layout of a module and of the batches that it learns from."""
+
+    device: torch.device
+    precision: str
+    """fp32 or bf16."""
+    channels_last: bool
+
+    def module(self, module: nn.Module) -> nn.Module:
+        """`module`, moved here."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return module.to(device=self.device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+    def batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Normalised frames, float (N, 3, H, W), and labels, uint8 (N, H, W)."""
+        frames = torch.as_tensor(batch.frames).to(self.device, non_blocking=True)
+        labels = torch.as_tensor(batch.labels).to(self.device, non_blocking=True)
+        return normalise(frames, *self._normalisation, self.channels_last), labels
+
+    @cached_property
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        return normalisation(self.device)
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """What the forward pass runs in."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
+
+
+def all_finite(module: nn.Module) -> bool:
+    """Whether every number of the module is finite."""
+    floats = [t for t in module.state_dict().values() if t.is_floating_point()]
+    return bool(torch.isfinite(torch.stack(torch._foreach_norm(floats))).all())
 
 
 def normalisation(device: torch.device) -> tuple[Tensor, Tensor]:

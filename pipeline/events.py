@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+SCALARS = ("loss", "lr", "val_miou", "pixel_loss", "cost", "temperature", "entropy", "alive")
+"""Numbers of steps and epochs that TensorBoard shows."""
+LIVE = ("step", "progress", "job")
+"""Events that move a bar instead of making a line."""
 STEP_LINE_SECONDS = 1.0
 """Of training steps, at most one a second goes to disk."""
 
@@ -59,8 +63,8 @@ class EventLog:
 
             self._board = SummaryWriter(str(self._folder / "tensorboard"))
         at = fields["epoch"] if event == "epoch" else (fields["epoch"] - 1) * fields["steps"] + fields["step"]
-        for name in ("loss", "lr", "val_miou"):
-            if isinstance(fields.get(name), float):
+        for name in SCALARS:
+            if isinstance(fields.get(name), (int, float)):
                 self._board.add_scalar(f"{fields.get('stage', 'run')}/{event}/{name}", fields[name], at)
 
 
@@ -75,7 +79,7 @@ class PlainView:
 
     def __call__(self, event: str, **fields: Any) -> None:
         stage = fields.get("stage", "")
-        if event in ("step", "progress"):
+        if event in LIVE and fields.get("error") is None:
             done, total = _done(event, fields)
             if self._began is None or done < self._began[1]:
                 self._began = (time.monotonic(), done)
@@ -113,7 +117,7 @@ class RichView:
 
     def __call__(self, event: str, **fields: Any) -> None:
         stage = fields.get("stage", "")
-        if event in ("step", "progress"):
+        if event in LIVE and fields.get("error") is None:
             done, total = _done(event, fields)
             if self._task is None or self._stage != stage:
                 self.close()
@@ -153,6 +157,7 @@ def close_view(view: Callable[..., None]) -> None:
 def epoch_line(fields: dict[str, Any]) -> str:
     miou = fields.get("val_miou")
     shown = "" if miou is None else f", val mIoU {miou:.4f}"
+    shown += "".join(f", {k} {fields[k]:.4g}" for k in ("cost", "entropy", "alive") if k in fields)
     return f"epoch {fields['epoch']}/{fields['epochs']}: loss {fields['loss']:.4f}{shown}, {fields['seconds']:.1f} s"
 
 
@@ -173,7 +178,7 @@ def _short(value: Any) -> str:
 def _done(event: str, fields: dict[str, Any]) -> tuple[int, int]:
     if event == "step":
         return (fields["epoch"] - 1) * fields["steps"] + fields["step"], fields["epochs"] * fields["steps"]
-    return fields["done"], fields["total"]
+    return fields["done"], fields["count" if event == "job" else "total"]
 
 
 def _loss(fields: dict[str, Any]) -> str:

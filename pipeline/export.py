@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -91,7 +91,7 @@ class Export:
             colour_order=self.colour_order,
             mean=model.mean,
             std=model.std,
-            enlargement=_enlargement(low_hw, self.network_hw, self.frame_hw, align_corners),
+            enlargement=enlargement(low_hw, self.network_hw, self.frame_hw, align_corners),
         )
         assembled = replace(assembled, model=graph.cleaned(assembled.model))
         graph.check(assembled.model)
@@ -141,23 +141,32 @@ class Export:
 
 def _network_graph(module: nn.Module, input_hw: tuple[int, int]) -> ModelProto:
     """The network alone, normalised RGB (1, 3, h, w) -> logits before the last enlargement, simplified."""
-    import onnxsim
-    import torch
     from torch import nn
-
-    from edgesmith.pipeline.graph import OPSET
 
     class LowLogits(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.module = module
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: Tensor) -> Tensor:
             return self.module.low_logits(x)  # type: ignore[operator,no-any-return]
 
-    example = torch.zeros(1, 3, *input_hw)
+    return module_graph(LowLogits(), ((3, *input_hw),))
+
+
+def module_graph(module: nn.Module, inputs: Sequence[tuple[int, int, int]]) -> ModelProto:
+    """The simplified graph of a module in evaluation mode that takes one map (C, H, W) for each of `inputs`, at batch 1.
+
+    Everything that is exported goes through here: a network, and each of its pieces that a latency table times.
+    """
+    import onnxsim
+    import torch
+
+    from edgesmith.pipeline.graph import OPSET
+
+    examples = tuple(torch.zeros(1, *shape) for shape in inputs)
     with _quiet():
-        program = torch.onnx.export(LowLogits().eval(), (example,), dynamo=True, opset_version=OPSET, verbose=False)
+        program = torch.onnx.export(module.eval(), examples, dynamo=True, opset_version=OPSET, verbose=False)
     if program is None:
         raise RuntimeError("torch's exporter returned no graph")
     simplified, proven = onnxsim.simplify(program.model_proto)
@@ -180,7 +189,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _enlargement(
+def enlargement(
     low_hw: tuple[int, int], input_hw: tuple[int, int], frame_hw: tuple[int, int], align_corners: bool
 ) -> tuple[Float, Float]:
     """The matrices that lead from the network's own logits to logits at frame size, (H, h) and (W, w).

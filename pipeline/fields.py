@@ -28,7 +28,8 @@ def fields_of(kind: type[Any], prefix: str = "") -> Iterator[Field]:
     for f in dataclasses.fields(kind):
         hint = hints[f.name]
         key = f"{prefix}{f.name}"
-        nested = [t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t) and isinstance(t, type)]
+        one = typing.get_origin(hint) is not tuple  # a list of sections is set as a whole
+        nested = [t for t in (hint, *typing.get_args(hint)) if one and dataclasses.is_dataclass(t) and isinstance(t, type)]
         if not nested or type(None) in typing.get_args(hint):
             yield Field(key, _type_name(f.type), _default(f), docs.get(f.name, ""))
         for inner in nested:

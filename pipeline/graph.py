@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 OPSET = 18
 BAND = 24
@@ -126,8 +126,7 @@ def assemble(
         g.constants.append(renamed)
     parts = _enlarged_parts(g, f"net/{output_name}", classes, rows, columns)
     _labels(g, parts)
-    model = _model(g, helper.make_tensor_value_info("frame", TensorProto.UINT8, [*frame_hw, 3]), frame_hw)
-    return Assembled(model, tuple(p.name for p in parts), resized)
+    return Assembled(_model(g, _frame(frame_hw), _label_map(frame_hw)), tuple(p.name for p in parts), resized)
 
 
 def enlarging(classes: int, enlargement: tuple[Float, Float]) -> Assembled:
@@ -137,7 +136,15 @@ def enlarging(classes: int, enlargement: tuple[Float, Float]) -> Assembled:
     parts = _enlarged_parts(g, "logits", classes, *enlargement)
     _labels(g, parts)
     given = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, classes, h, w])
-    return Assembled(_model(g, given, (height, width)), tuple(p.name for p in parts), None)
+    return Assembled(_model(g, given, _label_map((height, width))), tuple(p.name for p in parts), None)
+
+
+def framing(frame_hw: tuple[int, int], colour_order: Literal["bgr", "rgb"], mean: Sequence[float]) -> ModelProto:
+    """Only what `assemble` puts before a network of the frame's size: `frame` uint8 (H, W, 3) -> float (1, 3, H, W)."""
+    g = _Nodes()
+    planes, _ = _frame_planes(g, frame_hw, frame_hw)
+    x = _normalised(g, planes, colour_order, mean, (), folded=True)
+    return _model(g, _frame(frame_hw), helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, 3, *frame_hw]))
 
 
 def low_hw(network: ModelProto) -> tuple[int, int]:
@@ -146,11 +153,21 @@ def low_hw(network: ModelProto) -> tuple[int, int]:
     return h, w
 
 
-def _model(g: _Nodes, given: ValueInfoProto, frame_hw: tuple[int, int]) -> ModelProto:
-    labels = helper.make_tensor_value_info("labels", TensorProto.UINT8, frame_hw)
-    graph = helper.make_graph(g.nodes, "frame_to_labels", [given], [labels], g.constants)
+def _frame(frame_hw: tuple[int, int]) -> ValueInfoProto:
+    return helper.make_tensor_value_info("frame", TensorProto.UINT8, [*frame_hw, 3])
+
+
+def _label_map(frame_hw: tuple[int, int]) -> ValueInfoProto:
+    return helper.make_tensor_value_info("labels", TensorProto.UINT8, frame_hw)
+
+
+def _model(g: _Nodes, given: ValueInfoProto, returned: ValueInfoProto) -> ModelProto:
+    return as_model(helper.make_graph(g.nodes, "frame_to_labels", [given], [returned], g.constants))
+
+
+def as_model(graph: GraphProto) -> ModelProto:
+    """A model of `graph` for runtimes that may be years older than the tools here: opset 18 and its lowest IR version."""
     opset = helper.make_opsetid("", OPSET)
-    # The lowest that opset 18 allows: a device's runtime may be years older than the tools here.
     version = helper.find_min_ir_version_for([opset])
     return helper.make_model(graph, opset_imports=[opset], ir_version=version, producer_name="edgesmith")
 
@@ -177,10 +194,10 @@ def cleaned(model: ModelProto) -> ModelProto:
 
 
 def with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """A copy that also returns the inner values `names`, float, after its own outputs."""
+    """A copy that also returns the inner values `names`, of whatever type they are, after its own outputs."""
     probe = ModelProto()
     probe.CopyFrom(model)
-    probe.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names)
+    probe.graph.output.extend(ValueInfoProto(name=n) for n in names)
     return probe
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -67,6 +68,11 @@ class Batches:
                 for futures in waiting:
                     for future in futures:
                         future.cancel()
+
+    def first(self, count: int) -> Iterator[Batch]:
+        """The first `count` batches of the first epoch (of the following ones too, where an epoch has fewer)."""
+        every = (batch for epoch in itertools.count() for batch in self.epoch(epoch))
+        return itertools.islice(every, count)
 
     def _sample(self, epoch: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         sample = self.split[index]

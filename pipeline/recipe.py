@@ -13,6 +13,7 @@ from .build import Build
 from .data.spec import Data
 from .derive import Derive
 from .export import Export
+from .search.squeezenas import SqueezeNasSearch
 from .train import Train
 from .validate import Validate
 
@@ -25,21 +26,46 @@ class Recipe:
 
     about: str
     """What this recipe is for, in a sentence or two."""
-    derive: Derive
     export: Export
     data: Data = field(default_factory=Data)
     """Dataset of every stage that does not name its own."""
+    search: SqueezeNasSearch | None = None
+    """Search for the architecture; null where `derive` names one."""
+    derive: Derive = field(default_factory=Derive)
+    pretrain: tuple[Train, ...] = ()
+    """Trainings before `train`, in order, usually each on its own data: each begins with the weights of the one before it, and
+    `train` with those of the last."""
     train: Train = field(default_factory=Train)
     build: Build = field(default_factory=Build)
     validate: Validate = field(default_factory=Validate)
 
+    def __post_init__(self) -> None:
+        if self.search is None and self.derive.arch is None:
+            raise ValueError("derive: names no arch (zoo:NAME or a .json file), and there is no section search that finds one")
+        if self.search is not None and self.derive.arch is not None:
+            raise ValueError("derive: names an arch, so there is nothing to search for; leave out arch or the section search")
+        if (self.search or self.pretrain) and self.train.start:
+            raise ValueError("train: start goes with a named arch and no pretrain: its weights are of one network")
+        if any(t.start for t in (self.pretrain if self.search else self.pretrain[1:])):
+            raise ValueError("pretrain: start is for the first training alone, and for a named arch")
+
     @property
     def resolved(self) -> Recipe:
-        """The same recipe with `data` filled in wherever a stage leaves it out, and the input size of training."""
-        input_hw = self.train.input_hw or self.export.input_hw
+        """The same recipe with `data` filled in wherever a stage leaves it out, and the input sizes of search and training."""
+
+        def trained(train: Train) -> Train:
+            return dataclasses.replace(train, data=train.data or self.data, input_hw=train.input_hw or self.export.input_hw)
+
+        search = self.search and dataclasses.replace(
+            self.search,
+            data=self.search.data or self.data,
+            input_hw=self.search.input_hw or self.export.input_hw or self.export.frame_hw,
+        )
         return dataclasses.replace(
             self,
-            train=dataclasses.replace(self.train, data=self.train.data or self.data, input_hw=input_hw),
+            search=search,
+            pretrain=tuple(trained(t) for t in self.pretrain),
+            train=trained(self.train),
             export=dataclasses.replace(self.export, golden=self.export.golden or self.data),
             validate=dataclasses.replace(self.validate, data=self.validate.data or self.data),
         )

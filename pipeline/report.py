@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from edgesmith.models.model import Model
 from . import report_frames
 from .artifacts import SIDECAR
 from .report_charts import heat_map, histogram, line_chart
+from .report_compare import COMPARED_SECTIONS
 from .report_page import (
     NONE,
     bar,
     clean,
     details,
     figure,
+    guarded,
     note,
     number,
     page,
@@ -36,36 +38,35 @@ from .report_page import (
     tile,
     tiles,
 )
-from .report_run import RunFolder
+from .report_run import RunFolder, Section
+from .report_search import SEARCH_SECTIONS
 
 PHASES = ("decode", "copy", "engine", "total")
 PARITY_LIMIT = 1e-4
 """Of max |logit|: how far a graph may be from torch."""
 NOT_VALIDATED = "Not validated yet: the run folder has no validation/validation.json."
-_DAMAGED = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
-"""What reading a value of the wrong shape out of a JSON file can raise."""
 
 
-def write_report(run_folder: Path) -> Path:
+def write_report(run_folder: Path, against: Sequence[Path] = ()) -> Path:
     """Write `run_folder`/report.html from what lies in the folder, and return its path.
 
-    The same files give the same bytes. Raises FileNotFoundError when `run_folder` is not a folder.
+    `against` are other run folders that the run's network is compared with. The same files give the same bytes. Raises
+    FileNotFoundError when one of the folders is not there.
     """
-    if not run_folder.is_dir():
-        raise FileNotFoundError(f"{run_folder} is not a run folder; name one that `edgesmith run` made")
-    run = RunFolder(run_folder)
-    made = [(anchor, title, _guarded(section, run)) for anchor, title, section in SECTIONS]
-    text = page(f"{run.name} · edgesmith", _guarded(_head, run), made)
+    for folder in (run_folder, *against):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not a run folder; name one that `edgesmith run` made")
+    run = RunFolder(run_folder, tuple(RunFolder(folder) for folder in against))
+    made = [(anchor, title, guarded(section, run)) for anchor, title, section in _sections(run)]
+    text = page(f"{run.name} · edgesmith", guarded(_head, run), made)
     write_text(run_folder / "report.html", text)
     return run_folder / "report.html"
 
 
-def _guarded(section: Callable[[RunFolder], str], run: RunFolder) -> str:
-    try:
-        return section(run)
-    except _DAMAGED as e:
-        # A report comes after hours of work: one file that is not as its stage writes it must not cost the rest.
-        return note(f"This part could not be made from the files of the run: {type(e).__name__}: {e}", bad=True)
+def _sections(run: RunFolder) -> list[Section]:
+    """SECTIONS, with those of a search and of a comparison where the run has them."""
+    extra = [*(SEARCH_SECTIONS if run.searched else ()), *(COMPARED_SECTIONS if run.searched or run.against else ())]
+    return [SECTIONS[0], *extra, *SECTIONS[1:]]
 
 
 def _head(run: RunFolder) -> str:
@@ -269,7 +270,7 @@ def provenance(run: RunFolder) -> str:
     """Artifacts with their digests, and the machine."""
     rows: list[list[str]] = []
     tools: dict[str, str] = {}
-    for name in ("arch", "train", "onnx", "bundle", "validation"):
+    for name in (*(("search",) if run.searched else ()), "arch", "train", "onnx", "bundle", "validation"):
         sidecar = run.json(f"{name}/{SIDECAR}")
         if sidecar is None:
             rows.append([name, NONE, "not made", NONE, NONE])
@@ -288,7 +289,7 @@ def provenance(run: RunFolder) -> str:
     return details("Artifacts and their digests", again + digests) + details("Environment", machine)
 
 
-SECTIONS: list[tuple[str, str, Callable[[RunFolder], str]]] = [
+SECTIONS: list[Section] = [
     ("result", "Result", result),
     ("network", "Network", network),
     ("training", "Training", training),

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from .report_page import clean, number, percent
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 44, 44
+LEFT, RIGHT, TOP, BOTTOM = 54, 14, 44, 44
+"""Margins of a plot area; the left one is wider where numbers are long."""
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -21,24 +22,37 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def line_chart(
-    points: Sequence[tuple[float, float]], x_name: str, y_name: str, marks: Sequence[tuple[str, int]], unit: str = ""
+    points: Sequence[tuple[float, float]],
+    x_name: str,
+    y_name: str,
+    marks: Sequence[tuple[str, int]],
+    unit: str = "",
+    level: tuple[str, float] | None = None,
 ) -> str:
     """One line through `points` (x whole numbers, rising). `marks` are (name, index of the point), the first filled.
 
-    Points that are not finite are left out.
+    `level` is a value (name, y) that is drawn across. Points that are not finite are left out.
     """
     finite = [p for p in points if math.isfinite(p[1])]
     if not finite:
         return ""
-    low, high = min(y for _, y in finite), max(y for _, y in finite)
+    values = [y for _, y in finite] + ([level[1]] if level else [])
+    low, high = min(values), max(values)
     ys = ticks(0 if 0 < low < 0.4 * high else low, high)
     first, last = finite[0][0], finite[-1][0]
-    frame = _Frame(460, 290, (first - 0.5, last + 0.5) if first == last else (first, last), (ys[0], ys[-1]))
+    frame = Frame(460, 290, (first - 0.5, last + 0.5) if first == last else (first, last), ys)
     xs = [x for x in ticks(first, last, 6) if x == int(x) and first <= x <= last]
-    parts = [*frame.axes(xs, ys, x_name, y_name)]
+    parts = [*frame.axes(xs, x_name, y_name)]
     path = "L".join(f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in finite)
     parts.append(f'<path class="line" d="M{path}"/>')
-    digits = _digits(ys) + 2
+    digits = decimals(ys) + 2
+    if level is not None:
+        y = frame.y(level[1])
+        parts.append(f'<path class="mark" d="M{frame.left} {y:.1f}H{frame.width - RIGHT}"/>')
+        words = f"{level[0]} {number(level[1], digits, unit)}"
+        parts.append(
+            f'<text class="name" x="{frame.width - RIGHT - 4}" y="{y - 6:.1f}" text-anchor="end">{clean(words)}</text>'
+        )
     at = 0.0
     for i, (name, index) in enumerate(marks):
         x, y = points[index]
@@ -46,9 +60,8 @@ def line_chart(
         dot = f'class="{"ring" if i else "best"}" r="{4.5 if i else 5}"'
         if math.isfinite(y):
             parts.append(f'<circle {dot} cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}"/>')
-        parts.append(
-            f'<circle {dot} cx="{_LEFT + at + 5:.1f}" cy="14"/><text x="{_LEFT + at + 16:.1f}" y="18">{clean(words)}</text>'
-        )
+        left = frame.left + at
+        parts.append(f'<circle {dot} cx="{left + 5:.1f}" cy="14"/><text x="{left + 16:.1f}" y="18">{clean(words)}</text>')
         at += 34 + 6.6 * len(words)
     said = ", ".join(f"{name} {x_name} {points[i][0]:g}: {number(points[i][1], digits, unit)}" for name, i in marks)
     return frame.svg(f"{y_name} by {x_name}. {said}", parts)
@@ -66,10 +79,10 @@ def histogram(samples: Sequence[float], marks: Sequence[tuple[str, float]], x_na
     for s in samples:
         counts[min(max(int((s - edges[0]) / width + 1e-9), 0), len(counts) - 1)] += 1
     ys = [y for y in ticks(0, max(counts), 4) if y == int(y)]
-    frame = _Frame(460, 290, (edges[0], edges[-1]), (0, ys[-1]), top=66)
+    frame = Frame(460, 290, (edges[0], edges[-1]), ys, top=66)
     xs = [x for x in ticks(edges[0], edges[-1], 6) if edges[0] - width / 2 < x < edges[-1] + width / 2]
-    parts = [*frame.axes(xs, ys, f"{x_name}, {unit}", "frames")]
-    digits = _digits(edges)
+    parts = [*frame.axes(xs, f"{x_name}, {unit}", "frames")]
+    digits = decimals(edges)
     for start, count in zip(edges, counts, strict=False):
         if count:
             x0, x1, y = frame.x(start), frame.x(start + width), frame.y(count)
@@ -133,40 +146,40 @@ def _heat_cell(at: tuple[int, int], cell: int, names: tuple[str, str], right: bo
     return f"<g><title>{clean(words)}</title>{fill if count else ''}{frame}{shown}</g>"
 
 
-class _Frame:
+class Frame:
     """The plot area: from data to pixels, and the axes."""
 
-    def __init__(
-        self, width: int, height: int, x_range: tuple[float, float], y_range: tuple[float, float], top: int = _TOP
-    ) -> None:
+    def __init__(self, width: int, height: int, x_range: tuple[float, float], ys: Sequence[float], top: int = TOP) -> None:
         self.width, self.height, self._top = width, height, top
-        self._x_range, self._y_range = x_range, y_range
+        self._x_range, self._ys = x_range, ys
+        longest = max(len(number(y, decimals(ys))) for y in ys)
+        self.left = max(LEFT, round(32 + 6.9 * longest))
 
     def x(self, value: float) -> float:
         low, high = self._x_range
-        return _LEFT + (value - low) / (high - low) * (self.width - _LEFT - _RIGHT)
+        return self.left + (value - low) / (high - low) * (self.width - self.left - RIGHT)
 
     def y(self, value: float) -> float:
-        low, high = self._y_range
-        return self.height - _BOTTOM - (value - low) / (high - low) * (self.height - _BOTTOM - self._top)
+        low, high = self._ys[0], self._ys[-1]
+        return self.height - BOTTOM - (value - low) / (high - low) * (self.height - BOTTOM - self._top)
 
-    def axes(self, xs: Sequence[float], ys: Sequence[float], x_name: str, y_name: str) -> list[str]:
-        floor, right = self.height - _BOTTOM, self.width - _RIGHT
-        x_digits, y_digits = _digits(xs), _digits(ys)
+    def axes(self, xs: Sequence[float], x_name: str, y_name: str) -> list[str]:
+        floor, right = self.height - BOTTOM, self.width - RIGHT
+        x_digits, y_digits = decimals(xs), decimals(self._ys)
         parts = []
-        for y in ys:
-            parts.append(f'<path class="grid" d="M{_LEFT} {self.y(y):.1f}H{right}"/>')
+        for y in self._ys:
+            parts.append(f'<path class="grid" d="M{self.left} {self.y(y):.1f}H{right}"/>')
             parts.append(
-                f'<text class="soft" x="{_LEFT - 8}" y="{self.y(y) + 4:.1f}" text-anchor="end">{number(y, y_digits)}</text>'
+                f'<text class="soft" x="{self.left - 8}" y="{self.y(y) + 4:.1f}" text-anchor="end">{number(y, y_digits)}</text>'
             )
         for x in xs:
             parts.append(f'<path class="axis" d="M{self.x(x):.1f} {floor}v4"/>')
-            parts.append(
-                f'<text class="soft" x="{self.x(x):.1f}" y="{floor + 18}" text-anchor="middle">{number(x, x_digits)}</text>'
-            )
-        parts.append(f'<path class="axis" d="M{_LEFT} {floor}H{right}"/>')
+            shown = number(x, x_digits)
+            at = min(self.x(x), self.width - 3.6 * len(shown))  # so that the last one is not cut off
+            parts.append(f'<text class="soft" x="{at:.1f}" y="{floor + 18}" text-anchor="middle">{shown}</text>')
+        parts.append(f'<path class="axis" d="M{self.left} {floor}H{right}"/>')
         parts.append(
-            f'<text class="soft" x="{(_LEFT + right) / 2:.1f}" y="{floor + 37}" text-anchor="middle">{clean(x_name)}</text>'
+            f'<text class="soft" x="{(self.left + right) / 2:.1f}" y="{floor + 37}" text-anchor="middle">{clean(x_name)}</text>'
         )
         middle = (self._top + floor) / 2
         parts.append(
@@ -181,7 +194,7 @@ class _Frame:
         )
 
 
-def _digits(values: Sequence[float]) -> int:
+def decimals(values: Sequence[float]) -> int:
     """Decimals that tell neighbouring ticks apart."""
     if len(values) < 2:
         return 0

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 NONE = "–"
 """Stands for a number that does not exist."""
+DAMAGED = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+"""What reading a value of the wrong shape out of a JSON file can raise."""
+
+T = TypeVar("T")
 
 STYLE = """
 :root{color-scheme:light dark;--paper:#fff;--ground:#f4f6f8;--ink:#1d2733;--soft:#566472;--rule:#d8dee4;--accent:#2f6db5;
@@ -41,7 +45,8 @@ overflow-wrap:anywhere}
 .bar{display:block;height:10px;border-radius:2px;background:var(--accent);min-width:1px}.track{display:block;background:var(--code);
 border-radius:2px}.swatch{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:8px;vertical-align:-1px;
 box-shadow:0 0 0 1px var(--rule)}
-figure{margin:0}figcaption{margin-top:8px}figure+.scroll{margin-top:18px}.pair{display:grid;gap:20px;
+figure{margin:0}figcaption{margin-top:8px}figure+.scroll{margin-top:18px}figure+details,.pair+details{margin-top:12px}
+.pair{display:grid;gap:20px;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr))}
 svg,img{max-width:100%;height:auto;display:block}.drawing svg{min-width:940px;width:100%}.heat svg{margin:0 auto}
 .frames{display:grid;gap:6px;grid-template-columns:repeat(3,1fr);margin:0 0 4px}.frames img{width:100%;border-radius:4px;
@@ -58,6 +63,10 @@ summary{cursor:pointer;font-weight:600}details>:nth-child(2){margin-top:12px}det
 .chart .mark{stroke:var(--warm);stroke-width:1.5;stroke-dasharray:4 3}
 .chart .good{fill:var(--accent)}.chart .miss{fill:var(--warm)}
 .chart text.on{fill:var(--on)}.chart .cell{fill:none;stroke:var(--rule)}
+.chart .dot{fill:var(--accent);fill-opacity:.35;stroke:var(--accent)}.chart .even{stroke:var(--soft);stroke-width:1.2}
+.chart .hoop{fill:none;stroke:var(--warm);stroke-width:2;pointer-events:all}
+.chart .name{paint-order:stroke;
+stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}.chart .picked{fill:none;stroke:var(--warm);stroke-width:2.5}
 @media (max-width:640px){main{padding:18px 10px 32px}section{padding:16px 14px;border-radius:8px}h1{font-size:25px}
 .tiles{grid-template-columns:1fr 1fr;gap:14px}.tile .value{font-size:23px}.frames{grid-template-columns:1fr 1fr}
 .frames img:first-child{grid-column:1/3}table{font-size:13px}th{font-size:12px}th,td{padding:5px 4px}
@@ -144,6 +153,17 @@ def bar(share: float | None, label: str) -> str:
 
 def swatch(colour: Sequence[int]) -> str:
     return f'<span class="swatch" style="background:rgb({",".join(str(int(c) & 255) for c in colour[:3])})"></span>'
+
+
+def guarded(section: Callable[[T], str], of: T) -> str:
+    """What `section` makes of `of`, or a note saying why it cannot be made.
+
+    A report comes after hours of work: one file that is not as its stage writes it must not cost the rest.
+    """
+    try:
+        return section(of)
+    except DAMAGED as e:
+        return note(f"This part could not be made from the files of the run: {type(e).__name__}: {e}", bad=True)
 
 
 def note(words: str, bad: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Run a recipe: architecture, training, graph, bundle, validation, report, in one folder that can be run again."""
+"""Run a recipe: search, architecture, training, graph, bundle, validation, report, in one folder that can be run again."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from edgesmith.deploy.engines.onnxruntime import processor
 from edgesmith.deploy.files import write_json, write_text
 
 from . import recipe as recipes
-from .artifacts import Architecture, BundleFolder, OnnxModel, Validation, Weights, tool_versions
+from .artifacts import Architecture, BundleFolder, OnnxModel, SearchResult, Validation, Weights, tool_versions
+from .data.dataset import Split
 from .data.spec import open_split
 from .events import EventLog
 from .recipe import Recipe
+from .search.squeezenas import SqueezeNasSearch
 from .stage import Pipeline
+from .train import Start, Train
 
 LOCK = ".edgesmith-run"
 """Marks a run folder as ours, and is locked while a run goes on in it."""
@@ -57,10 +60,16 @@ def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None], over
         try:
             log("run", recipe=name, folder=str(folder), overrides=list(overrides))
             pipeline = Pipeline(folder, log)
-            arch = pipeline.run("arch", Architecture, recipe.derive)
-            weights = pipeline.run("train", Weights, recipe.train, arch)
+            searched = [pipeline.run("search", SearchResult, recipe.search)] if recipe.search else []
+            arch = pipeline.run("arch", Architecture, recipe.derive, *searched)
+            start = recipe.train.start
+            for i, train in enumerate(recipe.pretrain, 1):
+                earlier = pipeline.run(f"pretrain-{i}", Weights, dataclasses.replace(train, start=start or train.start), arch)
+                start = Start(str(earlier.path))
+            weights = pipeline.run("train", Weights, dataclasses.replace(recipe.train, start=start), arch)
             onnx = pipeline.run("onnx", OnnxModel, recipe.export, weights)
-            bundle = pipeline.run("bundle", BundleFolder, recipe.build, onnx)
+            build = dataclasses.replace(recipe.build, weights=str(weights.path))
+            bundle = pipeline.run("bundle", BundleFolder, build, onnx)
             validate = dataclasses.replace(recipe.validate, weights=str(weights.path))
             validation = pipeline.run("validation", Validation, validate, bundle)
             from .report import write_report
@@ -83,16 +92,16 @@ def preflight(recipe: Recipe) -> None:
     for library in ("torch", "onnx", "onnxscript", "onnxsim", "safetensors", "tensorboard"):
         if importlib.util.find_spec(library) is None:
             raise ImportError(f"training and export need {library}: pip install 'edgesmith[host]'", name=library)
-    arch = recipe.derive.value
+    arch = None if recipe.search else recipe.derive.value
     train, validate = recipe.train, recipe.validate
     if train.data is None or validate.data is None:
         raise ValueError("data: no dataset is named")
-    split = open_split(train.data, "train")
-    open_split(train.data, "val")
-    if len(split) < train.batch:
-        raise ValueError(f"train.batch: {train.batch} frames a step, but the train split has only {len(split)}")
-    if train.start is not None:
-        train.start.rows(split.labels.names, train.start.model(arch))
+    if recipe.search is not None:
+        _require_searchable(recipe.search, recipe.derive.budget)
+    for section, each in (*((f"pretrain[{i}]", t) for i, t in enumerate(recipe.pretrain)), ("train", train)):
+        split = _require_trainable(each, section)
+        if each.start is not None and arch is not None:
+            each.start.rows(split.labels.names, each.start.model(arch))
     tested = open_split(validate.data, validate.split)
     if set(tested.labels.names) != set(split.labels.names):
         raise ValueError(
@@ -101,11 +110,40 @@ def preflight(recipe: Recipe) -> None:
         )
     if validate.weights is not None:
         raise ValueError("validate.weights: a run compares with the weights that it trained; leave it out")
-    if train.device == "cuda":
+    if "cuda" in (train.device, *(t.device for t in recipe.pretrain), recipe.search and recipe.search.device):
         require_cuda()
     if validate.backend is not None and validate.backend not in recipe.build.backends:
         raise ValueError(f"validate.backend: {validate.backend} is not among build.backends {list(recipe.build.backends)}")
-    recipe.build.require_backends()
+    if recipe.build.precision == "int8":
+        raise ValueError(
+            "build.precision: a run does not calibrate; leave int8 out, then give the run's folder onnx/ to "
+            "edgesmith calibrate, and what that writes to edgesmith build --precision int8"
+        )
+    dataclasses.replace(recipe.build, weights=recipe.build.weights or "the run's own").require_backends()
+
+
+def _require_trainable(train: Train, section: str) -> Split:
+    """The train split. Raises ValueError or OSError unless it and the val split can be read and a batch can be filled."""
+    if train.data is None:
+        raise ValueError(f"{section}.data: no dataset is named")
+    split = open_split(train.data, "train")
+    open_split(train.data, "val")
+    if len(split) < train.batch:
+        raise ValueError(f"{section}.batch: {train.batch} frames a step, but the train split has only {len(split)}")
+    return split
+
+
+def _require_searchable(search: SqueezeNasSearch, budget: float | None) -> None:
+    """Raise ValueError or OSError unless the search can start and its space has a network within the budget."""
+    if search.data is None:
+        raise ValueError("search.data: no dataset is named")
+    split = open_split(search.data, "train")
+    if len(split) < search.batch:
+        raise ValueError(f"search.batch: {search.batch} frames a step, but the train split has only {len(split)}")
+    costs = search.costs()
+    for name, limit in (("derive.budget", budget), ("search.target", search.target)):
+        if limit is not None and limit < costs.least:
+            raise ValueError(f"{name}: {limit:g} {costs.unit}, but the cheapest network of the space costs {costs.least:.4g}")
 
 
 def require_cuda() -> None:

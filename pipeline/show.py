@@ -48,7 +48,14 @@ def _artifact(folder: Path) -> dict[str, Any]:
     if sidecar["kind"] not in kinds:
         raise ValueError(f"{folder / SIDECAR}: kind {sidecar['kind']!r} is not one of {', '.join(kinds)}")
     kinds[sidecar["kind"]](folder).check()
-    readers = {"architecture": _architecture, "weights": _weights, "onnx": _onnx, "bundle": _bundle, "validation": _validation}
+    readers = {
+        "search": _search,
+        "architecture": _architecture,
+        "weights": _weights,
+        "onnx": _onnx,
+        "bundle": _bundle,
+        "validation": _validation,
+    }
     return {
         "kind": sidecar["kind"],
         "path": str(folder),
@@ -56,6 +63,24 @@ def _artifact(folder: Path) -> dict[str, Any]:
         "made_by": f"{sidecar.get('stage', '?')} v{sidecar.get('version', '?')}",
         "written": sidecar.get("written", "?"),
         **readers[sidecar["kind"]](folder),
+    }
+
+
+def _search(folder: Path) -> dict[str, Any]:
+    value, samples = read_json(folder / "search.json"), read_json(folder / "samples.json")
+    last = value["history"][-1]
+    best = [row for row in samples if row["on_front"]]
+    front = [
+        {"val_miou": row["val_miou"], "cost": row["cost"], "gmacs": row["macs"] / 1e9, "params": row["params"]} for row in best
+    ]
+    return {
+        **{k: value[k] for k in ("method", "space", "resource", "unit", "alpha", "target", "input_hw")},
+        "epochs": len(value["history"]),
+        "entropy": last["entropy"],
+        "expected_cost": last["cost"],
+        "candidates_left": sum(len(names) for names in value["alive"]),
+        "networks": len(samples),
+        "front": sorted(front, key=lambda row: row["cost"]),
     }
 
 
@@ -110,9 +135,10 @@ def _validation(folder: Path) -> dict[str, Any]:
 
 def _run(folder: Path) -> dict[str, Any]:
     value: dict[str, Any] = {"kind": "run", "path": str(folder)}
-    for name in ("arch", "train", "onnx", "bundle", "validation"):
+    for name in ("search", "arch", "train", "onnx", "bundle", "validation"):
         done = (folder / name / SIDECAR).is_file()
-        value[name] = _artifact(folder / name) if done else "not made yet"
+        if done or name != "search":  # not every run searches
+            value[name] = _artifact(folder / name) if done else "not made yet"
     return value
 
 

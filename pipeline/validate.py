@@ -23,12 +23,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesmith.deploy.bundle import Bundle, Meta, check_golden, in_colour_order
+from edgesmith.deploy.bundle import Bundle, check_golden
 from edgesmith.deploy.engines import BACKENDS, Backend, Engine
 from edgesmith.deploy.files import read_json, write_json
 from edgesmith.pipeline.artifacts import BundleFolder, Slot, Validation, Weights, open_artifact
-from edgesmith.pipeline.data.dataset import VOID, Sample, Split
+from edgesmith.pipeline.data.dataset import Sample, Split
 from edgesmith.pipeline.data.spec import Data, open_split
+from edgesmith.pipeline.frames import Frames, label_table
 from edgesmith.pipeline.metrics import ConfusionMatrix
 
 PHASES = ("decode", "copy", "engine", "total")
@@ -94,8 +95,8 @@ class Validate:
         split = self._open()
         if not len(split):
             raise ValueError(f"split {self.split!r} has no frames to validate on")
-        table = _label_table(split.labels.names, bundle.meta.classes)
-        frames = _Frames(split, min(len(split), self.limit or len(split)), bundle.meta, table)
+        table = label_table(split.labels.names, bundle.meta.classes)
+        frames = Frames(split, min(len(split), self.limit or len(split)), bundle.meta, table)
         weights = None if self.weights is None else _weights_of(bundle, Path(self.weights))
         if weights is not None and importlib.util.find_spec("torch") is None:
             raise ImportError("weights: comparing with torch needs torch: pip install 'edgesmith[host]', or leave weights out")
@@ -134,46 +135,6 @@ class Validate:
         return open_split(self._data, self.split)
 
 
-@dataclass(frozen=True)
-class _Frames:
-    """The samples to validate on, seen with the bundle's eyes."""
-
-    split: Split
-    count: int
-    meta: Meta
-    table: NDArray[np.uint8] | None
-    """Dataset label -> bundle label, 256 entries; None where they are the same."""
-
-    def buffer(self) -> NDArray[np.uint8]:
-        """An input buffer for the engine."""
-        return np.empty((*self.meta.frame_hw, 3), np.uint8)
-
-    def fit(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The frame at the engine's size: itself where it has it, else resized, bilinear."""
-        if frame.shape[:2] == self.meta.frame_hw:
-            return frame
-        import cv2
-
-        return np.asarray(cv2.resize(frame, self.meta.frame_hw[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
-
-    def arrange(self, frame: NDArray[np.uint8], buffer: NDArray[np.uint8]) -> None:
-        """Write the frame into the engine's buffer, in the engine's size and colour order."""
-        in_colour_order(self.fit(frame), self.meta.colour_order, buffer)
-
-    def score(self, confusion: ConfusionMatrix, sample: Sample, labels: NDArray[np.uint8]) -> None:
-        """Count one frame at the size of its truth. Raises ValueError naming the sample."""
-        if labels.shape != sample.label.shape:
-            import cv2
-
-            size = sample.label.shape[::-1]
-            # INTER_NEAREST takes the pixel at the upper left corner of the new one, not at its centre.
-            labels = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
-        try:
-            confusion.add(sample.label if self.table is None else self.table[sample.label], labels)
-        except ValueError as e:
-            raise ValueError(f"sample {sample.name}: {e}") from e
-
-
 @dataclass
 class _Measured:
     confusion: ConfusionMatrix
@@ -183,7 +144,7 @@ class _Measured:
     """Index -> a sample with what the engine said; a few, evenly spread over the split."""
 
 
-def _measure(engine: Engine, frames: _Frames, warmup: int, log: Callable[..., None]) -> _Measured:
+def _measure(engine: Engine, frames: Frames, warmup: int, log: Callable[..., None]) -> _Measured:
     """One pass over the frames. What is timed is a frame's way from the dataset to its label map; scoring it is not.
 
     decode: reading the sample, its label included, because a split gives both (drawing, for a procedural dataset; next to
@@ -244,7 +205,7 @@ def _weights_of(bundle: Bundle, path: Path) -> Weights:
     return weights
 
 
-def _agreement_on_split(weights: Weights, engine: Engine, frames: _Frames, log: Callable[..., None]) -> dict[str, Any]:
+def _agreement_on_split(weights: Weights, engine: Engine, frames: Frames, log: Callable[..., None]) -> dict[str, Any]:
     """A second pass with torch beside the engine, apart from the first so that neither its time nor its memory is in there."""
     from edgesmith import models
     from edgesmith.pipeline.reference import labels_by_torch
@@ -272,21 +233,6 @@ def _agreement_on_split(weights: Weights, engine: Engine, frames: _Frames, log: 
 def _agreement_on_golden(bundle: Bundle, engine: Engine) -> dict[str, Any]:
     golden = check_golden(bundle, engine)
     return {"frames": golden.frames, "pixel_agreement": golden.agreement, "torch_miou": None, "source": "golden"}
-
-
-def _label_table(dataset: tuple[str, ...], bundle: tuple[str, ...]) -> NDArray[np.uint8] | None:
-    """Dataset label -> bundle label, None where they are the same. Raises ValueError unless the names are the same."""
-    if set(dataset) != set(bundle):
-        raise ValueError(
-            "the dataset's classes are not the bundle's, so its labels mean nothing to the engine. "
-            f"Dataset ({len(dataset)}): {', '.join(dataset)}. Bundle ({len(bundle)}): {', '.join(bundle)}"
-        )
-    if dataset == bundle:
-        return None
-    table = np.arange(VOID + 1, dtype=np.uint8)
-    for label, name in enumerate(dataset):
-        table[label] = bundle.index(name)
-    return table
 
 
 def _accuracy(confusion: ConfusionMatrix, names: tuple[str, ...]) -> dict[str, Any]:

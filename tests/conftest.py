@@ -37,6 +37,47 @@ export: {frame_hw: [96, 128]}
 """
 
 
+SEARCHING_RECIPE = """
+about: The whole chain with a search in it, for tests.
+data: {dataset: street, frame_hw: [64, 96], train_frames: 6, val_frames: 2, test_frames: 2}
+search:
+  epochs: 2
+  batch: 2
+  alpha: 0.5
+  theta_lr: 20.0
+  removal: 0.06
+  samples: 3
+  recalibrate: 1
+  device: cpu
+  checkpoint_seconds: 0.05
+  augment: {crop_hw: [64, 64]}
+train:
+  epochs: 1
+  batch: 4
+  device: cpu
+  augment: {crop_hw: [64, 64]}
+export: {frame_hw: [64, 96]}
+"""
+
+
+@pytest.fixture(scope="session")
+def searching_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a recipe that searches for its network, six steps long."""
+    path = tmp_path_factory.mktemp("recipe") / "searching.yaml"
+    path.write_text(SEARCHING_RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def searching_run(searching_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of that recipe, made once; tests must not change it."""
+    from edgesmith.pipeline import recipe, run
+
+    folder = tmp_path_factory.mktemp("run") / "searching"
+    run.run(recipe.read(str(searching_recipe)), "searching", folder, lambda event, **fields: None)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a recipe that runs the whole chain in seconds."""
@@ -93,3 +134,17 @@ def bundle_folder(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactor
     root = tmp_path_factory.mktemp("bundles")
     folder: Path = Build()(tiny.write_model(Slot(root / "onnx")), Slot(root / "bundle")).path
     return folder
+
+
+@pytest.fixture(scope="session")
+def small() -> SimpleNamespace:
+    """The small convolution network of small_network.py, its frames and its dataset. Needs onnx and onnxruntime."""
+    from tests import small_network as s
+
+    return SimpleNamespace(
+        network=s.network,
+        write_network=s.write_network,
+        write_dataset=s.write_dataset,
+        frame=s.frame,
+        RUINED=s.RUINED,
+    )

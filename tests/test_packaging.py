@@ -38,7 +38,7 @@ def test_the_package_list_is_the_folders_on_disk() -> None:
 def test_after_importing_everything_no_module_has_a_room_for_a_top_level_name() -> None:
     names = sorted(
         "edgesmith." + ".".join(p.relative_to(ROOT).with_suffix("").parts)
-        for room in ("models", "pipeline", "deploy")
+        for room in ("models", "calibration", "pipeline", "deploy")
         for p in (ROOT / room).rglob("*.py")
         if p.name not in ("__init__.py", "__main__.py")
     )
@@ -81,6 +81,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+SHIPPED = (".py", ".json", ".yaml", ".h", ".cpp", ".cu")
+
+
 def test_the_wheel_holds_every_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     code = {n for n in names if not n.split("/")[0].endswith(".dist-info")}
@@ -89,7 +92,7 @@ def test_the_wheel_holds_every_package_and_nothing_else(wheel: Path) -> None:
         "edgesmith/" + f.relative_to(ROOT).as_posix()
         for room in rooms
         for f in room.iterdir()
-        if f.suffix in (".py", ".json", ".yaml") and not f.name.startswith(".") and f.is_file()
+        if (f.suffix in SHIPPED and not f.name.startswith(".") and f.is_file()) or f.name == "CMakeLists.txt"
     }
     expected -= {f"edgesmith/{n}" for n in ("conftest.py",)}
     assert code == expected | {"edgesmith/py.typed"}
@@ -160,7 +163,7 @@ def test_the_stages_configuration_imports_no_torch() -> None:
 def test_public_names() -> None:
     from edgesmith import models
 
-    assert models.__all__ == ["Arch", "Segmentation", "build", "load", "zoo", "zoo_names"]
+    assert models.__all__ == ["Arch", "Segmentation", "build", "build_part", "load", "zoo", "zoo_names"]
 
 
 def test_every_command_and_path_in_the_readme_exists() -> None:
@@ -171,9 +174,9 @@ def test_every_command_and_path_in_the_readme_exists() -> None:
     for link in re.findall(r"\]\(([^)#:]+)\)", readme):
         assert (ROOT / link).exists(), link
     done = run([sys.executable, "-m", "edgesmith.pipeline.cli", "--help"], ROOT)
-    verbs = set(re.findall(r"^  ([a-z]+) ", done.stdout, re.MULTILINE))
+    verbs = set(re.findall(r"^  ([a-z-]+) ", done.stdout, re.MULTILINE))
     blocks = "".join(re.findall(r"^```sh\n(.*?)^```", readme, re.MULTILINE | re.DOTALL))
-    for verb in re.findall(r"^edgesmith ([a-z]+)", blocks, re.MULTILINE):
+    for verb in re.findall(r"^edgesmith ([a-z-]+)", blocks, re.MULTILINE):
         assert verb in verbs, verb
 
 

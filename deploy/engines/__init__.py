@@ -5,6 +5,7 @@ Backends and what they need:
 * `onnxruntime`: the CPU, and the default on the device. Runs the bundle's graph as it is. `pip install 'edgesmith[cpu]'`.
 * `tensorrt_rtx`: TensorRT for RTX. Builds plans on any x86-64 machine, with or without a GPU. `pip install 'edgesmith[rtx]'`.
 * `tensorrt`: TensorRT of the device's own system (JetPack), or `pip install 'edgesmith[tensorrt]'` with NVIDIA's index.
+* `torch_tensorrt`: a plan of TensorRT that Torch-TensorRT makes of the weights instead of the graph; needs torch as well.
 
 Importing this module imports none of them.
 """
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-Backend = Literal["onnxruntime", "tensorrt_rtx", "tensorrt"]
+Backend = Literal["onnxruntime", "tensorrt_rtx", "tensorrt", "torch_tensorrt"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
@@ -81,7 +82,7 @@ def require_frame(frame: NDArray[np.uint8], frame_hw: tuple[int, int]) -> None:
 
 
 def open_engine(backend: str, graph: Path, engine_folder: Path | None, frame_hw: tuple[int, int], precision: str) -> Engine:
-    """Open the engine of one backend: `graph` is model.onnx, `engine_folder` holds engine.json and, where built, the plan.
+    """Open the engine of one backend: `graph` is an ONNX file, `engine_folder` holds engine.json and, where built, the plan.
 
     Raises ValueError for an unknown backend or files that the backend cannot read, ImportError when its library is not
     installed, RuntimeError when this machine cannot run it.
@@ -89,11 +90,15 @@ def open_engine(backend: str, graph: Path, engine_folder: Path | None, frame_hw:
     if backend == "onnxruntime":
         from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine
 
+        if engine_folder is not None and (engine_folder / "split.json").is_file():
+            from edgesmith.deploy.engines.onnxruntime_split import open_split
+
+            return open_split(graph, engine_folder, frame_hw, precision)
         return OnnxRuntimeEngine(graph, frame_hw, precision=precision)
-    if backend in ("tensorrt_rtx", "tensorrt"):
+    if backend in ("tensorrt_rtx", "tensorrt", "torch_tensorrt"):
         from edgesmith.deploy.engines.tensorrt import open_plan
 
         if engine_folder is None:
             raise ValueError(f"backend {backend!r} runs a built plan, and there is none: edgesmith build --backend {backend}")
-        return open_plan(engine_folder, backend)
+        return open_plan(engine_folder)
     raise ValueError(f"unknown backend {backend!r}; there are: {', '.join(BACKENDS)}")

@@ -75,11 +75,11 @@ class OnnxRuntimeEngine:
         self.version: str = ort.__version__
         self.device = processor()
         self.key = engine_key(precision)
-        self._failures = _failures(ort)
+        self._failures = failures(ort)
         self._labels = np.zeros(frame_hw, np.uint8)  # (H, W)
         self._session: Any = None
         try:
-            self._session = ort.InferenceSession(str(graph), _session_options(ort, options), providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(str(graph), session_options(ort, options), providers=["CPUExecutionProvider"])
         except self._failures as e:
             raise ValueError(f"{graph} does not load in ONNX Runtime {self.version}: {e}") from e
         self._require_signature(graph)
@@ -123,18 +123,20 @@ class OnnxRuntimeEngine:
             raise ValueError(f"{graph} takes {given[0]} and returns {given[1]}; meta.json asks for {wanted[0]}, {wanted[1]}")
 
 
-def _session_options(ort: ModuleType, options: SessionOptions) -> Any:
+def session_options(ort: ModuleType, options: SessionOptions) -> Any:
     o = ort.SessionOptions()
     o.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     o.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     o.intra_op_num_threads = options.threads
     o.inter_op_num_threads = 1
     o.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
+    # Else it quantises the biases of Q/DQ graphs too (from 1.21 on), by a scale that fp16 cannot hold: wrong logits.
+    o.add_session_config_entry("session.disable_quant_qdq", "1")
     o.log_severity_level = 3  # errors only; they also come back as exceptions
     return o
 
 
-def _failures(ort: ModuleType) -> tuple[type[Exception], ...]:
+def failures(ort: ModuleType) -> tuple[type[Exception], ...]:
     """ONNX Runtime's error classes. They have no common base but Exception and are named nowhere public."""
     state = ort.capi.onnxruntime_pybind11_state
     found = [v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception)]

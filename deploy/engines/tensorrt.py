@@ -1,10 +1,8 @@
-"""TensorRT and TensorRT for RTX: one builder, parametrised by the module's name.
+"""TensorRT and TensorRT for RTX: plans are built in a child process, and checked before anything is deserialized.
 
-The vendor's library can end the process that uses it (an operator that it does not know, a driver that is not there), so a
-plan is always built in a child process: `python -m edgesmith.deploy.engines.tensorrt JOB`, JOB a JSON object. The child
-writes one JSON object a line to its standard output; the last is `done` or `failed`. What the library itself prints
-goes to standard error. A child that dies or hangs costs its own life only, and is reported with its signal and with what
-it was doing.
+The vendor's library can end the process that uses it (an operator that it does not know, a driver that is not there), so it
+is only ever loaded in a child: see tensorrt_builder. A child that dies or hangs costs its own life only, and is reported
+with its signal and with what it was doing.
 
 Networks are strongly typed: precision is what the graph says (casts, Q/DQ), never a builder flag; those are gone in
 TensorRT 11. TensorRT for RTX builds for any of its architectures without a GPU; TensorRT builds on the device, for it.
@@ -16,8 +14,6 @@ crash the interpreter when they are asked to run without one.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import importlib.util
 import json
 import os
 import queue
@@ -29,21 +25,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any, NoReturn
 
+from edgesmith.deploy.engines.gpu import Gpu, current_gpu
+from edgesmith.deploy.engines.tensorrt_builder import MODULES, library, require_library
+from edgesmith.deploy.engines.tensorrt_layers import PlanInfo, normalised
+from edgesmith.deploy.engines.tensorrt_options import DEFAULTS, PlanOptions, version_number
+from edgesmith.deploy.meta import EngineRecord
+
 PLAN = "engine.plan"
-MODULES = ("tensorrt_rtx", "tensorrt")
 RTX_COMPUTE_CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 """What TensorRT for RTX 1.7 builds for: Turing, A100, Ampere, Ada, Blackwell. No Jetson, no Hopper."""
 
-_INSTALL = {
-    "tensorrt_rtx": "pip install 'edgesmith[rtx]' (x86-64 Linux and Windows)",
-    "tensorrt": "on a Jetson it comes with JetPack (apt install python3-libnvinfer); "
-    "elsewhere pip install 'edgesmith[tensorrt]' with NVIDIA's package index",
-}
+
+MODULE_OF = {"tensorrt_rtx": "tensorrt_rtx", "tensorrt": "tensorrt", "torch_tensorrt": "tensorrt"}
+"""Library that runs a backend's plans."""
 
 
 @dataclass(frozen=True)
@@ -53,32 +51,37 @@ class BuiltPlan:
     backend: str
     version: str
     compute_capability: str
-    """Architecture that the plan runs on; `current` where it was built for the GPU at hand."""
+    """Architecture that the plan runs on, such as `sm86`; never `current`."""
+    device: str
+    """Name of the GPU that it was built on and for; empty where it was built for an architecture."""
     plan_bytes: int
     build_seconds: float
     """Wall time in the child, parsing included, library loading not."""
+    notices: tuple[str, ...] = ()
+    """Options that could not be honoured, in words."""
 
 
-def engine_key(backend: str, version: str, compute_capability: str, precision: str) -> str:
-    """Plans are portable neither across versions nor across architectures, so both are in the name."""
-    return f"{backend}-{version}-{compute_capability}-{precision}"
+def engine_key(backend: str, version: str, compute_capability: str, precision: str, graph_sha256: str, device: str = "") -> str:
+    """Name of a plan's folder: all that it is not portable across, and which graph it is of."""
+    parts = (backend, version, device, compute_capability, precision, graph_sha256[:12])
+    return "-".join(part for part in parts if part)
 
 
-def library(module: str) -> ModuleType:
-    """The TensorRT module of that name. Raises ImportError with what installs it, ValueError for an unknown name."""
-    require_library(module)
+def target_gpu(module: str, compute_capability: str) -> Gpu:
+    """What a plan is built for, `current` resolved to this machine's GPU; the name is empty for an architecture alone.
+
+    Raises ValueError for an architecture that TensorRT for RTX does not build for, RuntimeError without a driver.
+    """
+    if module == "tensorrt_rtx" and compute_capability not in (*RTX_COMPUTE_CAPABILITIES, "current"):
+        known = ", ".join(RTX_COMPUTE_CAPABILITIES)
+        raise ValueError(f"compute_capability is {compute_capability!r}; TensorRT for RTX builds for: {known}, or current")
+    if module == "tensorrt_rtx" and compute_capability != "current":
+        return Gpu("", compute_capability)
     try:
-        return importlib.import_module(module)
-    except ImportError as e:
-        raise ImportError(f"backend {module!r} does not load ({e}): {_INSTALL[module]}") from e
-
-
-def require_library(module: str) -> None:
-    """Raise ImportError, with what installs it, when the module is not there; it is not loaded into this process."""
-    if module not in MODULES:
-        raise ValueError(f"unknown TensorRT module {module!r}; there are: {', '.join(MODULES)}")
-    if importlib.util.find_spec(module) is None:
-        raise ImportError(f"backend {module!r} is not installed: {_INSTALL[module]}")
+        return current_gpu()
+    except RuntimeError as e:
+        what = "TensorRT builds on the device, for it" if module == "tensorrt" else "compute_capability is current"
+        raise RuntimeError(f"{what}, but {e}") from None
 
 
 def build_plan(
@@ -87,67 +90,119 @@ def build_plan(
     *,
     module: str = "tensorrt_rtx",
     compute_capability: str = "sm86",
+    options: PlanOptions = DEFAULTS,
     timeout_s: float = 1200.0,
     progress: Callable[[str], None] | None = None,
 ) -> BuiltPlan:
-    """Build the serialized engine of `graph` (model.onnx) into the file `plan`, in a child process.
+    """Build the serialized engine of `graph` (an ONNX file) into the file `plan`, in a child process.
 
-    `compute_capability` is read by `tensorrt_rtx` only (see RTX_COMPUTE_CAPABILITIES). `progress` is called with one line
-    for each phase that the builder enters.
+    `compute_capability` is read by `tensorrt_rtx` only (see RTX_COMPUTE_CAPABILITIES, or `current`). `progress` is called
+    with one line for each phase that the builder enters, and for each option that the library does not honour.
     Raises ImportError when the module is not installed, ValueError when the library refuses the graph (with the node's
-    name and the parser's own words), RuntimeError when the child died (with its signal), TimeoutError when it was
-    stopped after `timeout_s` seconds. What `progress` raises ends the build and comes through. `plan` is written only on
-    success.
+    name and the parser's own words), RuntimeError when there is no GPU to build for or the child died (with its signal),
+    TimeoutError when it was stopped after `timeout_s` seconds. What `progress` raises ends the build and comes through.
+    `plan` is written only on success.
     """
-    if module == "tensorrt_rtx" and compute_capability not in RTX_COMPUTE_CAPABILITIES:
-        known = ", ".join(RTX_COMPUTE_CAPABILITIES)
-        raise ValueError(f"compute_capability is {compute_capability!r}; TensorRT for RTX builds for: {known}")
+    if module not in MODULES:
+        raise ValueError(f"unknown TensorRT module {module!r}; there are: {', '.join(MODULES)}")
     if not graph.is_file():
         raise FileNotFoundError(f"{graph}: there is no such graph")
     if not timeout_s > 0:
         raise ValueError(f"timeout_s is {timeout_s}; it must be above 0")
     require_library(module)
+    gpu = target_gpu(module, compute_capability)
+    if options.timing_cache is not None:  # the child works elsewhere
+        options = PlanOptions(**{**asdict(options), "timing_cache": str(Path(options.timing_cache).resolve())})
     with tempfile.TemporaryDirectory(prefix=".plan.", dir=plan.parent) as scratch:
+        target = Path(scratch).resolve() / PLAN
         job = {
+            "do": "build",
             "module": module,
             "graph": str(graph.resolve()),
-            "plan": str(Path(scratch).resolve() / PLAN),
-            "compute_capability": compute_capability if module == "tensorrt_rtx" else "current",
+            "plan": str(target),
+            "compute_capability": "current" if gpu.name else gpu.compute_capability,
+            "options": asdict(options),
         }
-        outcome = _Child(job, scratch).run(timeout_s, progress)
-        os.replace(job["plan"], plan)
+        child = _Child(job, str(graph.resolve()), scratch)
+        outcome = child.run(timeout_s, progress)
+        os.replace(target, plan)
     return BuiltPlan(
-        module, str(outcome["version"]), job["compute_capability"], plan.stat().st_size, float(outcome["build_seconds"])
+        backend=module,
+        version=str(outcome["version"]),
+        compute_capability=gpu.compute_capability,
+        device=gpu.name,
+        plan_bytes=plan.stat().st_size,
+        build_seconds=float(outcome["build_seconds"]),
+        notices=tuple(child.notices),
     )
 
 
-def open_plan(folder: Path, backend: str) -> NoReturn:
-    """Always raises RuntimeError: first when there is no driver, else because this version does not run plans yet."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
+def inspect_plan(plan: Path, module: str, timeout_s: float = 120.0) -> PlanInfo:
+    """The layers of a plan. Needs the GPU that it was built for: the child that asks deserializes it.
+
+    Raises ImportError when the module is not installed, RuntimeError without a driver, when the library does not read the
+    plan or the child died, ValueError when it answers in an unknown form, TimeoutError.
+    """
+    require_library(module)
+    current_gpu()
+    job = {"do": "inspect", "module": module, "plan": str(plan.resolve())}
+    with tempfile.TemporaryDirectory(prefix=".plan.") as scratch:
+        return normalised(_Child(job, str(plan), scratch).run(timeout_s, None)["said"])
+
+
+def require_match(record: EngineRecord, gpu: Gpu, version: str) -> None:
+    """Raise RuntimeError, in one sentence, unless a plan is for this GPU and this version of its library."""
+    wanted, here = [], []
+    if record.compute_capability != gpu.compute_capability:
+        wanted.append(str(record.compute_capability))
+        here.append(gpu.compute_capability)
+    if record.gpu and record.gpu != gpu.name:
+        wanted.append(record.gpu)
+        here.append(gpu.name)
+    later = record.version_compatible and version_number(version) > version_number(record.version)
+    if record.version != version and not later:
+        wanted.append(f"{record.backend} {record.version}")
+        here.append(f"{record.backend} {version}")
+    if wanted:
         raise RuntimeError(
-            f"{folder / PLAN} needs an NVIDIA GPU and its driver to run, and this machine has none (libcuda.so.1 is not "
-            "found); the bundle's onnxruntime engine runs anywhere"
+            f"engine {record.key} is for {' and '.join(wanted)}, this machine has {' and '.join(here)}; "
+            f"build it here: edgesmith bundle add BUNDLE --backend {record.backend} --precision {record.precision}"
+        )
+
+
+def open_plan(folder: Path) -> NoReturn:
+    """Always raises RuntimeError: when there is no driver, when the plan is for another GPU or another version of the
+    library, and else because this version does not run plans yet. Nothing is deserialized for that.
+
+    Raises ImportError where there is a driver and the library is not installed.
+    """
+    record = EngineRecord.read(folder / "engine.json")
+    try:
+        gpu = current_gpu()
+    except RuntimeError as e:
+        raise RuntimeError(
+            f"{folder / PLAN} needs an NVIDIA GPU and its driver to run, and {e}; the onnxruntime engine runs anywhere"
         ) from None
+    require_match(record, gpu, library(MODULE_OF[record.backend]).__version__)
     raise RuntimeError(
-        f"{folder / PLAN} cannot be run by this version of edgesmith, which builds {backend} plans but does not execute "
-        "them yet; use the onnxruntime engine"
+        f"{folder / PLAN} cannot be run by this version of edgesmith, which builds {record.backend} plans but does not "
+        "execute them yet; use the onnxruntime engine"
     )
 
 
 class _Child:
-    """One child process that builds one plan."""
+    """One child process that does one job with the file `about`."""
 
-    def __init__(self, job: dict[str, str], cwd: str) -> None:
-        self._job = job
+    def __init__(self, job: dict[str, Any], about: str, cwd: str) -> None:
+        self._module, self._about = str(job["module"]), about
+        self.notices: list[str] = []
         # A folder of our own as the working directory: -m puts it first on the path, and whatever lies in the caller's
         # must not stand in for the vendor's module.
         self._process = subprocess.Popen(
             [
                 sys.executable,
                 "-m",
-                "edgesmith.deploy.engines.tensorrt",
+                "edgesmith.deploy.engines.tensorrt_builder",
                 json.dumps(job),
             ],
             stdin=subprocess.DEVNULL,
@@ -181,8 +236,8 @@ class _Child:
             code = self._process.wait(max(0.0, deadline - time.monotonic()))
         except (queue.Empty, subprocess.TimeoutExpired):
             raise TimeoutError(
-                f"building the {self._job['module']} plan of {self._job['graph']} was stopped after {timeout_s:g} s "
-                f"while {self._doing}; raise timeout_s if it only needs longer"
+                f"{self._module} and {self._about}: stopped after {timeout_s:g} s while {self._doing}; "
+                "raise timeout_s if it only needs longer"
             ) from None
         finally:
             self._process.kill()  # does nothing when it has ended
@@ -197,7 +252,7 @@ class _Child:
         event = self._last.get("event")
         if event == "done" and code == 0:
             return self._last
-        what = f"{self._job['module']} and {self._job['graph']}"
+        what = f"{self._module} and {self._about}"
         if event == "failed" and self._last.get("kind") == "missing":
             raise ImportError(str(self._last["message"]))
         if event == "failed" and self._last.get("kind") == "graph":
@@ -212,11 +267,14 @@ class _Child:
         )
 
     def _note(self, message: dict[str, Any], progress: Callable[[str], None] | None) -> None:
-        if message["event"] != "doing":
+        if message["event"] == "notice":
+            self.notices.append(message["what"])
+        elif message["event"] == "doing":
+            self._doing = message["what"]
+        else:
             self._last = message
             return
-        self._doing = message["what"]
-        if progress is not None and message["phase"]:
+        if progress is not None and message.get("phase", True):
             progress(message["what"])
 
     def _read(self, stream: IO[bytes]) -> None:
@@ -236,115 +294,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-# ---- in the child ----
-
-
-class _GraphRefused(Exception):
-    """The library does not take this graph."""
-
-
-def _main(argument: str) -> int:
-    """Build one plan and report on standard output. Exit code 0 when it is written, 1 when not."""
-    channel = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # from here on whatever the library prints is not taken for the protocol
-
-    def send(event: str, **fields: Any) -> None:
-        channel.write(json.dumps({"event": event, **fields}) + "\n")
-
-    job = json.loads(argument)
-    try:
-        trt = library(job["module"])
-    except ImportError as e:
-        send("failed", kind="missing", message=str(e))
-        return 1
-    try:
-        start = time.monotonic()
-        size = _build(trt, job, send)
-        send("done", version=trt.__version__, plan_bytes=size, build_seconds=round(time.monotonic() - start, 3))
-    except _GraphRefused as e:
-        send("failed", kind="graph", message=str(e))
-        return 1
-    except (RuntimeError, TypeError, AttributeError, OSError) as e:  # what the bindings raise or lack, and a full disk
-        send("failed", kind="library", message=f"{type(e).__name__}: {e}")
-        return 1
-    return 0
-
-
-def _build(trt: ModuleType, job: dict[str, str], send: Callable[..., None]) -> int:
-    logger = _logger(trt, send)
-    builder = trt.Builder(logger)
-    network = builder.create_network(_strongly_typed(trt))
-    config = builder.create_builder_config()
-    config.progress_monitor = _monitor(trt, send)
-    if hasattr(trt.BuilderFlag, "TF32"):  # on by default; fp32 is to mean fp32, in the enlargement's MatMul above all
-        config.clear_flag(trt.BuilderFlag.TF32)
-    if job["compute_capability"] != "current":
-        config.num_compute_capabilities = 1
-        capability = getattr(trt.ComputeCapability, job["compute_capability"].upper())
-        if not config.set_compute_capability(capability, 0):
-            raise RuntimeError(f"the library does not build for {job['compute_capability']}")
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(job["graph"]):
-        errors = [_describe(parser.get_error(i)) for i in range(parser.num_errors)]
-        raise _GraphRefused("; ".join(errors) or "the parser refused the graph without a word")
-    send("doing", what="building the engine", phase=False)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise _GraphRefused("; ".join(logger.errors) or "the builder refused the graph without a word")
-    with open(job["plan"], "wb") as f:
-        f.write(plan)
-        f.flush()
-        os.fsync(f.fileno())
-    return int(plan.nbytes)
-
-
-def _strongly_typed(trt: ModuleType) -> int:
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    return 0 if flag is None else 1 << int(flag)  # TensorRT for RTX and TensorRT 11 know nothing else
-
-
-def _describe(error: Any) -> str:
-    node = error.node_name() or (f"number {error.node()}" if error.node() >= 0 else "")
-    where = f"node {node!r} ({error.node_operator()}): " if node else ""
-    return f"{where}{error.desc()}"
-
-
-def _logger(trt: ModuleType, send: Callable[..., None]) -> Any:
-    """Keeps errors, and passes on which node is being read: the last one before a crash is the one that caused it."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message.strip())
-            for start in ("Static check for parsing node: ", "Parsing node: "):
-                if message.startswith(start):
-                    send("doing", what=f"reading node {message.removeprefix(start)}", phase=False)
-
-    return Logger()
-
-
-def _monitor(trt: ModuleType, send: Callable[..., None]) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            send("doing", what=phase_name, phase=True)
-
-        def phase_finish(self, phase_name: str) -> None:
-            pass
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            return True
-
-    return Monitor()
-
-
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1]))

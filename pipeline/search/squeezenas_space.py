@@ -17,12 +17,10 @@ from edgesmith.models.arch import InvertedResidual, SqueezeNas
 SpaceName = Literal["small", "large", "xlarge"]
 SPACES: tuple[SpaceName, ...] = get_args(SpaceName)
 
-CANDIDATES: dict[str, dict[str, int]] = {
-    f"k{k}_d{d}_e{e}_g{g}": {"kernel": k, "dilation": d, "expand": e, "groups": g}
-    for k, d in ((3, 1), (3, 2), (5, 1))
-    for e, g in ((1, 2), (1, 1), (3, 1), (6, 1))
-} | {"skip": {}}
-"""Name -> the fields of `InvertedResidual` that a candidate sets, in the order of Appendix B; skip is the last."""
+CANDIDATES: dict[str, tuple[int, ...]] = {
+    f"k{k}_d{d}_e{e}_g{g}": (k, d, e, g) for k, d in ((3, 1), (3, 2), (5, 1)) for e, g in ((1, 2), (1, 1), (3, 1), (6, 1))
+} | {"skip": ()}
+"""Name -> kernel, dilation, expansion, groups of a candidate, in the order of Appendix B; skip is the last and has none."""
 NAMES: tuple[str, ...] = tuple(CANDIDATES)
 SKIP = NAMES.index("skip")
 
@@ -42,8 +40,8 @@ class Space:
     def choices(self, i: int) -> tuple[InvertedResidual, ...]:
         """The 13 candidates of block `i`, in the order of `CANDIDATES`."""
         b = self.macro.blocks[i]
-        blocks = (InvertedResidual(b.width, b.stride, **fields) for fields in CANDIDATES.values())
-        return tuple(dataclasses.replace(block, op="skip") if j == SKIP else block for j, block in enumerate(blocks))
+        built = tuple(InvertedResidual(b.width, b.stride, "mbconv", *fields) for fields in CANDIDATES.values() if fields)
+        return (*built, InvertedResidual(b.width, b.stride, "skip"))
 
     def arch(self, choice: Sequence[int], name: str) -> SqueezeNas:
         """The architecture that takes candidate `choice[i]` in block `i`. Raises ValueError for another number of blocks."""

@@ -9,6 +9,7 @@ import click
 
 from edgesmith.deploy.engines import BACKENDS
 
+from .build_options import HowToBuild, build_options
 from .options import FOLDER, SIZE, alone, json_option, out_option, show_result
 
 
@@ -71,16 +72,17 @@ def export(
     show_default=True,
     help="Engine to build; may be given more than once.",
 )
+@build_options
 @out_option("Bundle folder to write.")
 @json_option
-def build(model: Path, backends: tuple[Any, ...], out: Path, as_json: bool) -> None:
+def build(model: Path, backends: tuple[Any, ...], out: Path, as_json: bool, how: HowToBuild) -> None:
     """Build the bundle for a device from graph DIR.
 
-    tensorrt_rtx builds its serialized engine without a GPU; running it needs one.
+    int8 takes a graph folder that edgesmith calibrate wrote. best measures fp32, fp16 and, where calibrated, int8 on the
+    backend and says why it chose. tensorrt_rtx builds its serialized engine without a GPU; running it needs one.
     """
     from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, open_artifact
-    from edgesmith.pipeline.build import Build
     from edgesmith.pipeline.show import describe
 
-    alone(BundleFolder, Build(backends), open_artifact(OnnxModel, model), out)
+    alone(BundleFolder, how.stage(backends), open_artifact(OnnxModel, model), out)
     show_result(describe(out), as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 
 from edgesmith.deploy.bundle import Bundle
+from edgesmith.deploy.engines.tensorrt_options import PlanOptions
 from edgesmith.deploy.files import sha256_file
 from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, Slot, open_artifact
+from edgesmith.pipeline.best import fastest
 from edgesmith.pipeline.build import Build, installed_version
 
 Make = Callable[..., OnnxModel]
@@ -107,7 +110,8 @@ def test_a_backend_that_is_not_installed_is_an_error_never_another_backend(make_
     [
         ({"backends": ()}, r"backends: \[\] does not name one or more"),
         ({"backends": ("onnxruntime", "onnxruntime")}, "each once"),
-        ({"backends": ("tvm",)}, "backends: 'tvm' is not one of onnxruntime, tensorrt_rtx, tensorrt"),
+        ({"backends": ("tvm",)}, "backends: 'tvm' is not one of onnxruntime, tensorrt_rtx, tensorrt, torch_tensorrt"),
+        ({"precision": "fp8"}, "precision: 'fp8' is not one of fp32, fp16, int8, best"),
         ({"compute_capability": "sm87"}, "compute_capability: 'sm87' is not one of sm75"),
         ({"timeout_s": 0.0}, r"timeout_s: 0\.0 is not above 0"),
     ],
@@ -140,7 +144,9 @@ import sys
 sys.modules["torch"] = None  # importing it fails
 from pathlib import Path
 from edgesmith.deploy.bundle import Bundle
+from edgesmith.deploy.engines.tensorrt_options import PlanOptions
 from edgesmith.pipeline.artifacts import OnnxModel, Slot
+from edgesmith.pipeline.best import fastest
 from edgesmith.pipeline.build import Build
 import edgesmith.pipeline.validate
 made = Build()(OnnxModel(Path({str(model.path)!r})), Slot(Path({str(tmp_path / "bundle")!r})))
@@ -155,3 +161,163 @@ print({{m for m in ("onnx", "pydantic", "yaml") if m in sys.modules}})
 def test_the_sidecar_of_the_model_is_not_carried_along(make_model: Make, tmp_path: Path) -> None:
     made = Build()(make_model(), Slot(tmp_path / "bundle"))
     assert json.loads((made.path / "artifact.json").read_text())["kind"] == "bundle"
+
+
+@pytest.fixture
+def calibrated(make_model: Make, tmp_path: Path) -> OnnxModel:
+    """The tiny network's graph folder with the ranges of its one convolution, as calibrate leaves it."""
+    from edgesmith.calibration.int8 import Calibration, Layer, Outcome, Source
+
+    model = make_model()
+    digest = sha256_file(model.path / "model.onnx")
+    source = Source(
+        graph=digest, weights="", preprocessing="", dataset="made by hand", data="", frames=("000",), held_out=("val/000",)
+    )
+    outcome = Outcome(fp32=0.5, int8=0.499, uncertainty=0.1, limit=0.5)
+    layer = Layer(input="x", macs=9 * 24 * 32, amax=255.0, seen=255.0, clipped=0.0)
+    with Slot(tmp_path / "calibrated").writing(OnnxModel, parents=[model]) as folder:
+        shutil.copytree(model.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("artifact.json"))
+        Calibration("minmax", {"head": layer}, source, outcome).write(folder / "calibration.json")
+    return OnnxModel(tmp_path / "calibrated")
+
+
+@pytest.mark.parametrize(("precision", "opset"), [("fp16", 18), ("int8", 19)])
+def test_a_bundle_of_lower_precision_runs_the_graph_of_that_precision(
+    calibrated: OnnxModel, tmp_path: Path, precision: Any, opset: int
+) -> None:
+    import onnx
+
+    made = Build(precision=precision)(calibrated, Slot(tmp_path / "bundle"))
+    bundle = Bundle.open(made.path)
+    bundle.verify()
+    graph = made.path / f"model.{precision}.onnx"
+    assert onnx.load(graph).opset_import[0].version == opset
+    record = bundle.engines[f"onnxruntime-cpu-{precision}"]
+    assert (record.graph, record.precision, record.graph_sha256) == (graph.name, precision, sha256_file(graph))
+    assert (made.path / "model.onnx").read_bytes() == (calibrated.path / "model.onnx").read_bytes()
+    assert (made.path / "calibration.json").read_bytes() == (calibrated.path / "calibration.json").read_bytes()
+    with bundle.engine() as engine:
+        assert (engine.precision, engine.key) == (precision, f"onnxruntime-cpu-{precision}")
+    assert Build(precision=precision)(calibrated, Slot(tmp_path / "again")).digest == made.digest
+
+
+def test_int8_without_a_calibration_is_refused_with_the_command_that_makes_one(make_model: Make, tmp_path: Path) -> None:
+    message = r"onnx has no calibration\.json.*edgesmith calibrate .*onnx --data SPEC"
+    refused(make_model(), tmp_path / "bundle", message, ValueError, Build(precision="int8"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[:100], "is not JSON"),
+        (lambda text: text.replace("255.0", "254.0"), "was changed after it was written"),
+        (lambda text: "{}", "no calibration of format"),
+    ],
+)
+def test_a_damaged_calibration_is_refused(
+    calibrated: OnnxModel, tmp_path: Path, damage: Callable[[str], str], message: str
+) -> None:
+    path = calibrated.path / "calibration.json"
+    path.write_text(damage(path.read_text()))
+    refused(OnnxModel(calibrated.path), tmp_path / "a", r"was changed after it was written \(calibration\.json", ValueError)
+    resealed = reseal(calibrated, tmp_path / "resealed")
+    refused(resealed, tmp_path / "b", message, ValueError, Build(precision="int8"))
+
+
+def reseal(model: OnnxModel, out: Path) -> OnnxModel:
+    """The same files under a sidecar that fits them, as someone does who knows how."""
+    with Slot(out).writing(OnnxModel) as folder:
+        shutil.copytree(model.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("artifact.json"))
+    return OnnxModel(out)
+
+
+def test_the_calibration_of_another_graph_is_refused(calibrated: OnnxModel, tmp_path: Path) -> None:
+    graph = calibrated.path / "model.onnx"
+    graph.write_bytes(graph.read_bytes().replace(b"tiny", b"tony"))
+    foreign = reseal(calibrated, tmp_path / "foreign")
+    refused(foreign, tmp_path / "bundle", "foreign: the calibration was made for graph", ValueError, Build(precision="int8"))
+
+
+def test_best_says_why_and_leaves_only_what_it_chose(calibrated: OnnxModel, tmp_path: Path) -> None:
+    said: dict[str, Any] = {}
+
+    def log(event: str, **fields: Any) -> None:
+        said.setdefault(event, fields)
+
+    made = Build(precision="best")(calibrated, Slot(tmp_path / "bundle", log=log))
+    (chosen,) = json.loads((made.path / "provenance.json").read_text())["best"]
+    assert chosen["precision"] == said["precision"]["chosen"]
+    assert set(chosen["median_ms"]) == {"fp32", "fp16", "int8"}
+    assert chosen["why"].startswith("medians of 30 frames in turn: fp32 ")
+    graphs = {"model.onnx"} | ({f"model.{chosen['precision']}.onnx"} if chosen["precision"] != "fp32" else set())
+    assert {p.name for p in made.path.glob("*.onnx")} == graphs
+    with Bundle.open(made.path).engine() as engine:
+        assert engine.precision == chosen["precision"]
+
+
+def test_best_without_a_calibration_says_that_int8_was_not_measured(make_model: Make, tmp_path: Path) -> None:
+    made = Build(precision="best")(make_model(), Slot(tmp_path / "bundle"))
+    (chosen,) = json.loads((made.path / "provenance.json").read_text())["best"]
+    assert "int8 was not measured, because the graph is not calibrated" in chosen["why"]
+
+
+def test_a_less_exact_precision_must_be_clearly_faster() -> None:
+    assert fastest({"fp32": 10.0, "fp16": 9.6, "int8": 9.7}, 30).precision == "fp32"
+    assert fastest({"fp32": 10.0, "fp16": 9.0, "int8": 8.9}, 30).precision == "fp16"
+    assert fastest({"fp32": 10.0, "fp16": 12.0, "int8": 4.0}, 30).precision == "int8"
+
+
+def test_best_where_the_backend_cannot_run_is_an_error_with_the_fix(make_model: Make, tmp_path: Path) -> None:
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        pytest.skip("TensorRT for RTX is not installed")
+    build = Build(backends=("tensorrt_rtx",), precision="best")
+    refused(make_model(), tmp_path / "bundle", "plans are built here but not run: name the precision", ValueError, build)
+
+
+def test_a_refused_graph_comes_with_the_rule_that_it_breaks(make_model: Make, tmp_path: Path) -> None:
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        pytest.skip("TensorRT for RTX is not installed")
+    build = Build(backends=("tensorrt_rtx",))
+    with pytest.raises(
+        (ValueError, RuntimeError), match=r"(?s)check-graph says.*zoomed_3. \(Zoom\): my\.ops\.Zoom is not an operator"
+    ):
+        build(make_model(custom="Zoom"), Slot(tmp_path / "bundle"))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_plans_of_every_precision_are_built_for_rtx(calibrated: OnnxModel, tmp_path: Path) -> None:
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        pytest.skip("TensorRT for RTX is not installed")
+    for precision in ("fp16", "int8"):
+        made = Build(backends=("tensorrt_rtx",), precision=precision, plan=PlanOptions(optimization_level=5))(
+            calibrated, Slot(tmp_path / precision)
+        )
+        (record,) = Bundle.open(made.path).engines.values()
+        digest = sha256_file(made.path / f"model.{precision}.onnx")
+        assert record.key == f"tensorrt_rtx-{record.version}-sm86-{precision}-{digest[:12]}"
+        assert "optimization_level 5 is not honoured" in made.sidecar["engines"][0]["not_honoured"][0]
+
+
+def test_torch_tensorrt_asks_for_weights(make_model: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = Build(backends=("torch_tensorrt",))
+    if importlib.util.find_spec("torch_tensorrt") is None:
+        refused(make_model(), tmp_path / "bundle", "'torch_tensorrt' is not installed", ImportError, build)
+    monkeypatch.setattr("edgesmith.pipeline.build._require_library", lambda backend: None)
+    refused(make_model("other"), tmp_path / "bundle", "name their folder with --weights DIR", ValueError, build)
+
+
+def test_the_verb_and_a_recipe_take_the_same_options(calibrated: OnnxModel, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from edgesmith.pipeline import recipe
+    from edgesmith.pipeline.verbs.make import build as verb
+
+    options = ["--precision", "int8", "--workspace", "512", "--version-compatible"]
+    done = CliRunner().invoke(verb, [str(calibrated.path), *options, "--out", str(tmp_path / "b"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert list(Bundle.open(tmp_path / "b").engines) == ["onnxruntime-cpu-int8"]
+    settings = ["build.precision=int8", "build.plan.workspace_mib=512", "build.plan.version_compatible=true"]
+    asked = recipe.read("street", settings).build
+    assert asked == Build(precision="int8", plan=PlanOptions(workspace_mib=512, version_compatible=True))
+    sidecar = json.loads((tmp_path / "b/artifact.json").read_text())
+    assert sidecar["config"]["plan"]["workspace_mib"] == 512

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from edgesmith.pipeline import cli
@@ -23,14 +24,20 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *a
     return code, said.out, said.err
 
 
-@pytest.mark.parametrize("verb", [(), *((v,) for v in sorted(cli.cli.commands)), ("data", "show"), ("weights", "import")])
+GROUPS = {name: sorted(v.commands) for name, v in cli.cli.commands.items() if isinstance(v, click.Group)}
+
+
+NESTED = [(group, verb) for group, verbs in GROUPS.items() for verb in verbs]
+
+
+@pytest.mark.parametrize("verb", [(), *((v,) for v in sorted(cli.cli.commands)), *NESTED])
 def test_every_verb_explains_itself_and_takes_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: tuple[str, ...]
 ) -> None:
     code, out, _ = call(monkeypatch, capsys, *verb, "--help")
     assert code == 0
     assert len(out) > 180
-    if verb not in ((), ("data",), ("weights",)):
+    if len(verb) == 2 or (verb and verb[0] not in GROUPS):
         assert "--json" in out
 
 

@@ -203,7 +203,7 @@ def wrong_corners(real: Callable[..., Any]) -> Callable[..., Any]:
 def test_a_graph_that_is_not_what_torch_computes_is_not_written(
     weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "_enlargement", wrong_corners(export._enlargement))
+    monkeypatch.setattr(export, "enlargement", wrong_corners(export.enlargement))
 
     with pytest.raises(RuntimeError, match=r"frame street-.* logits of the exported graph differ"):
         Export((96, 128))(weights, Slot(tmp_path / "onnx"))
@@ -289,7 +289,7 @@ def one_convolution(frame_hw: tuple[int, int], input_hw: tuple[int, int]) -> exp
         colour_order="bgr",
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        enlargement=export._enlargement(low_hw, input_hw, frame_hw, False),
+        enlargement=export.enlargement(low_hw, input_hw, frame_hw, False),
     )
     model = Model(
         models.zoo("squeezenas-lat-small"), CLASSES[:3], ((0, 0, 0),) * 3, IMAGENET_MEAN, IMAGENET_STD, "weights.safetensors"

@@ -35,6 +35,25 @@ validate:
 """
 
 
+SEARCHING = RECIPE.replace(
+    """\
+derive:
+  arch: "zoo:squeezenas-lat-small"
+""",
+    """\
+search:
+  space: small
+  resource: macs
+  temperature: [5.0, 1.0]
+  removal: 0.005
+  target: 0.02
+  samples: 10
+derive:
+  budget: 0.03
+""",
+)
+
+
 def run_cli(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr("sys.argv", ["edgesmith", *map(str, arguments)])
     try:
@@ -67,38 +86,54 @@ def _unknown_key(text: str, rng: random.Random) -> str:
 
 
 def _wrong_type(text: str, rng: random.Random) -> str:
-    field = rng.choice(["epochs: 2", "batch: 4", "lr: 0.02", "crop_hw: [64, 96]"])
+    fields = ["epochs: 2", "batch: 4", "lr: 0.02", "crop_hw: [64, 96]"]
+    if "search:" in text:
+        fields += ["temperature: [5.0, 1.0]", "samples: 10", "resource: macs"]
+    field = rng.choice(fields)
     bad = rng.choice(["[]", "{}", "two", "'3'", "true", "1.5.2", "[1, 2, 3]", "{a: 1}", ".nan", ".inf", "2026-01-01"])
     return text.replace(field, f"{field.split(':')[0]}: {bad}")
 
 
+IMPOSSIBLE = [
+    ("epochs: 2", "epochs: 0"),
+    ("epochs: 2", "epochs: -5"),
+    ("batch: 4", "batch: 0"),
+    ("batch: 4", "batch: 400"),
+    ("lr: 0.02", "lr: -0.1"),
+    ("lr: 0.02", "lr: 1e999"),
+    ("loss: ohem", "loss: hinge"),
+    ("[0.5, 0.75]", "[0.75, 0.5]"),
+    ("[64, 96]", "[0, 96]"),
+    ("frame_hw: [96, 128]\nbuild", "frame_hw: [9, 128]\nbuild"),
+    ("[onnxruntime]", "[onnx]"),
+    ("[onnxruntime]", "[]"),
+    ("split: test", "split: tset"),
+    ("dataset: street", "dataset: steet"),
+    ("zoo:squeezenas-lat-small", "zoo:squeezenas-lat-smal"),
+    ("train_frames: 16", "train_frames: 0"),
+    ("space: small", "space: tiny"),
+    ("resource: macs", "resource: watts"),
+    ("resource: macs", "resource: latency"),
+    ("resource: macs", "resource: macs\n  table: t.json"),
+    ("resource: macs", "resource: latency\n  table: no-such-table.json"),
+    ("[5.0, 1.0]", "[1.0, 5.0]"),
+    ("removal: 0.005", "removal: 0.5"),
+    ("target: 0.02", "target: 0.0001"),
+    ("budget: 0.03", "budget: 0.0001"),
+    ("budget: 0.03", "arch: zoo:squeezenas-lat-small"),
+    ("samples: 10", "samples: 0"),
+    ("samples: 10", "batch: 400"),
+]
+"""What makes a valid recipe an impossible one; each is for the recipes that hold its left side."""
+
+
 def _impossible_value(text: str, rng: random.Random) -> str:
-    return text.replace(
-        *rng.choice(
-            [
-                ("epochs: 2", "epochs: 0"),
-                ("epochs: 2", "epochs: -5"),
-                ("batch: 4", "batch: 0"),
-                ("batch: 4", "batch: 400"),
-                ("lr: 0.02", "lr: -0.1"),
-                ("lr: 0.02", "lr: 1e999"),
-                ("loss: ohem", "loss: hinge"),
-                ("[0.5, 0.75]", "[0.75, 0.5]"),
-                ("[64, 96]", "[0, 96]"),
-                ("frame_hw: [96, 128]\nbuild", "frame_hw: [9, 128]\nbuild"),
-                ("[onnxruntime]", "[onnx]"),
-                ("[onnxruntime]", "[]"),
-                ("split: test", "split: tset"),
-                ("dataset: street", "dataset: steet"),
-                ("zoo:squeezenas-lat-small", "zoo:squeezenas-lat-smal"),
-                ("train_frames: 16", "train_frames: 0"),
-            ]
-        )
-    )
+    return text.replace(*rng.choice([pair for pair in IMPOSSIBLE if pair[0] in text]))
 
 
 def _missing_section(text: str, rng: random.Random) -> str:
-    return text.replace(*rng.choice([("about: A valid recipe.\n", ""), ('  arch: "zoo:squeezenas-lat-small"\n', "")]))
+    choices = ["about: A valid recipe.\n", '  arch: "zoo:squeezenas-lat-small"\n', "export:\n  frame_hw: [96, 128]\n"]
+    return text.replace(rng.choice([c for c in choices if c in text]), "")
 
 
 def _not_yaml(text: str, rng: random.Random) -> str:
@@ -124,7 +159,8 @@ def fuzz_recipes(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     for seed in range(count):
         rng = random.Random(seed)
         path = tmp_path / "bad.yaml"
-        path.write_text(MUTATIONS[seed % len(MUTATIONS)](RECIPE, rng))
+        text = rng.choice([RECIPE, SEARCHING])
+        path.write_text(MUTATIONS[seed % len(MUTATIONS)](text, rng))
         refuse(capsys, run_cli(monkeypatch, "run", path, "--out", out))
         assert snapshot(out) == before
 
@@ -181,8 +217,9 @@ def damage(folder: Path, rng: random.Random) -> str:
 
 
 def fuzz_artifacts(
-    count: int, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    count: int, runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    tiny_run, searching_run = runs
     verbs: list[tuple[str, Callable[[Path], list[object]]]] = [
         ("train", lambda d: ["export", d, "--out", tmp_path / "out"]),
         ("train", lambda d: ["show", d]),
@@ -190,13 +227,14 @@ def fuzz_artifacts(
         ("bundle", lambda d: ["verify", d]),
         ("bundle", lambda d: ["validate", d, "--data", "street", "--limit", "1"]),
         ("validation", lambda d: ["show", d]),
+        ("search", lambda d: ["show", d]),
     ]
     for seed in range(count):
         rng = random.Random(seed)
         name, verb = verbs[seed % len(verbs)]
         copy = tmp_path / "copy"
         shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(tiny_run / name, copy)
+        shutil.copytree((searching_run if name == "search" else tiny_run) / name, copy)
         file = damage(copy, rng)
         before = snapshot(copy)
         refuse(capsys, run_cli(monkeypatch, *verb(copy)), file)
@@ -205,16 +243,16 @@ def fuzz_artifacts(
 
 
 def test_damaged_artifacts_are_refused_by_file(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, searching_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fuzz_artifacts(48, tiny_run, tmp_path, monkeypatch, capsys)
+    fuzz_artifacts(49, (tiny_run, searching_run), tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.slow
 def test_500_damaged_artifacts_are_refused_by_file(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, searching_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fuzz_artifacts(500, tiny_run, tmp_path, monkeypatch, capsys)
+    fuzz_artifacts(500, (tiny_run, searching_run), tmp_path, monkeypatch, capsys)
 
 
 def small_camvid(root: Path) -> None:

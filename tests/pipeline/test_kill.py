@@ -29,7 +29,8 @@ STEPS = 16
 
 def digests(folder: Path) -> dict[str, str]:
     """Content digests of all that a run makes but its measurements."""
-    return {name: json.loads((folder / name / "artifact.json").read_text())["digest"] for name in ("arch", "train", "onnx")}
+    made = [name for name in ("search", "arch", "train", "onnx") if (folder / name).is_dir()]
+    return {name: json.loads((folder / name / "artifact.json").read_text())["digest"] for name in made}
 
 
 def run_and_kill(recipe: Path, folder: Path, stage: str, event: str, count: int, delay_s: float) -> bool:
@@ -87,6 +88,27 @@ def test_killed_in_every_other_stage(tiny_recipe: Path, tiny_run: Path, tmp_path
     rng = random.Random(1)
     stages = {"arch": 0.0, "onnx": 0.5, "bundle": 0.02, "validation": 0.02}
     check(tiny_recipe, tiny_run, tmp_path / "run", [(s, "start", 1, rng.uniform(0, longest)) for s, longest in stages.items()])
+
+
+def test_killed_inside_a_search_and_while_its_networks_are_evaluated(
+    searching_recipe: Path, searching_run: Path, tmp_path: Path
+) -> None:
+    # Candidates leave after the first epoch (three steps): the second kill comes when some are gone.
+    rng = random.Random(2)
+    places = [("step", 2), ("step", 3), ("job", 1)]
+    kills = [("search", event, count, rng.uniform(0, 0.02)) for event, count in places]
+    check(searching_recipe, searching_run, tmp_path / "run", kills)
+    assert set(digests(searching_run)) == {"search", "arch", "train", "onnx"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_a_search_killed_at_seeded_moments(searching_recipe: Path, searching_run: Path, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    steps = [("search", "step", rng.randint(1, 2), rng.uniform(0, 0.5)) for _ in range(2)]
+    check(
+        searching_recipe, searching_run, tmp_path / "run", [*steps, ("search", "job", rng.randint(1, 2), rng.uniform(0, 0.1))]
+    )
 
 
 @pytest.mark.slow

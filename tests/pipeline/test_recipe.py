@@ -41,5 +41,44 @@ def test_every_field_has_a_sentence_and_can_be_set() -> None:
     found = {f.key: f for f in fields_of(recipe.Recipe)}
     assert found["train.epochs"].default == "10"
     assert "opacity" not in found
-    assert found["derive.arch"].default == "required"
+    assert (found["export.frame_hw"].default, found["derive.arch"].default) == ("required", "null")
+    assert found["search.temperature"].default == "[5.0, 1.0]"
+    assert found["pretrain"].type == "tuple[Train, ...]"
     assert [key for key, f in found.items() if not f.doc] == []
+
+
+SEARCH = "about: x\nexport: {frame_hw: [64, 96]}\nsearch: {}\n"
+
+
+def test_a_recipe_names_an_architecture_or_searches_for_one(tmp_path: Path) -> None:
+    def problem(text: str) -> str:
+        (tmp_path / "r.yaml").write_text(text)
+        with pytest.raises(ValueError) as raised:  # noqa: PT011  (the message is what is looked at)
+            recipe.read(str(tmp_path / "r.yaml"))
+        return str(raised.value)
+
+    assert "r.yaml:1: derive: names no arch" in problem("about: x\nexport: {frame_hw: [64, 96]}\n")
+    assert "names an arch, so there is nothing to search for" in problem(SEARCH + "derive: {arch: zoo:squeezenas-mac-small}\n")
+    assert "start goes with a named arch" in problem(SEARCH + "train: {start: {weights: runs/x}}\n")
+    assert "start is for the first" in problem(SEARCH + "pretrain: [{start: {weights: runs/x}}]\n")
+
+
+def test_a_search_gets_the_recipes_dataset_and_the_exports_size() -> None:
+    resolved = recipe.read("camvid-squeezenas").resolved
+    assert resolved.search is not None
+    assert resolved.search.data == resolved.data
+    assert resolved.search.input_hw == (360, 480)
+
+
+def test_the_paper_scale_recipe_holds_the_papers_numbers() -> None:
+    """Section 5.3 and 4.1, 4.2."""
+    paper = recipe.read("squeezenas-cityscapes")
+    search, (coarse,), fine = paper.search, paper.pretrain, paper.train
+    assert search is not None
+    assert (search.samples, search.removal, search.temperature) == (200, 0.005, (5.0, 1.0))
+    assert (search.resource_weights, search.target) == ("softmax", None)
+    for stage in (search, coarse, fine):
+        assert stage.augment.crop_hw == (768, 768)
+        assert (stage.optimizer, stage.lr, stage.weight_decay, stage.momentum) == ("sgd", 0.05, 1e-5, 0.9)
+    assert (coarse.epochs, fine.epochs, fine.schedule, fine.milestones) == (40, 100, "step", (0.5, 0.75))
+    assert coarse.data != fine.data

@@ -225,7 +225,7 @@ def test_progress_is_told_for_every_frame(given: BundleFolder, dataset: Dataset,
 )
 def test_labels_are_resized_by_pixel_centres(labels: list[int], size: int, expected: list[int]) -> None:
     confusion = module.ConfusionMatrix(3)
-    frames = module._Frames(None, 1, None, None)  # type: ignore[arg-type]
+    frames = module.Frames(None, 1, None, None)  # type: ignore[arg-type]
     truth = np.repeat(np.array([expected], np.uint8), 2, axis=0)
     sample = module.Sample("a", np.zeros((2, size, 3), np.uint8), truth)
     frames.score(confusion, sample, np.repeat(np.array([labels], np.uint8), 3, axis=0))

@@ -1,0 +1,137 @@
+"""The last enlargement and the argmax on a processor: the plugins' CPU form against the graph's own operators, interleaved.
+
+    python bench/enlarge_cpu.py [--onnx FOLDER] [--threads 2] [--rounds 15] [--json FILE]
+
+First alone, on smooth logits with regions, as a network gives them, and on noise, where no cell can be skipped. Then, with
+--onnx (a folder with model.onnx, meta.json and golden frames), whole frames: the engine as it is against the engine with the
+enlargement taken out. A ratio above 1 means that the CPU form is faster in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, SessionOptions, session_options
+from edgesmith.deploy.engines.onnxruntime_split import SplitOnnxRuntimeEngine
+from edgesmith.deploy.files import write_json
+from edgesmith.deploy.images import in_colour_order, read_png
+from edgesmith.deploy.meta import Meta
+from edgesmith.deploy.plugins.twin import CpuEnlargement
+from edgesmith.pipeline import graph, rewrite
+
+CASES = ((19, (45, 60), (360, 480)), (11, (45, 60), (360, 480)), (19, (64, 128), (512, 1024)), (19, (128, 256), (1024, 2048)))
+BLOCK, WARM_UP = 4, 2
+
+
+def smooth(classes: int, low: tuple[int, int], seed: int) -> NDArray[np.float32]:
+    """Logits with regions a dozen pixels wide and a little noise."""
+    rng = np.random.default_rng(seed)
+    rows, columns = (rewrite.bilinear(max(2, n // 12), n, True) for n in low)
+    coarse = rng.normal(size=(classes, rows.shape[1], columns.shape[1])) * 6
+    found = np.einsum("yi,cij,xj->cyx", rows, coarse, columns) + 0.2 * rng.normal(size=(classes, *low))
+    return np.asarray(found[None], np.float32)
+
+
+def interleaved(variants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, NDArray[np.float64]]:
+    """Milliseconds: medians of blocks, which alternate and begin with runs that do not count."""
+    taken: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, run in variants.items():
+            for _ in range(WARM_UP):
+                run()
+            block = []
+            for _ in range(BLOCK):
+                start = time.perf_counter()
+                run()
+                block.append((time.perf_counter() - start) * 1e3)
+            taken[name].append(float(np.median(block)))
+    return {name: np.array(values) for name, values in taken.items()}
+
+
+def summary(name: str, taken: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
+    ratio = np.percentile(taken["graph"] / taken["cpu form"], (10, 50, 90))
+    ms = {k: round(float(np.median(v)), 3) for k, v in taken.items()}
+    low, middle, high = ratio
+    print(f"{name:52s} {ms['graph']:8.2f} {ms['cpu form']:8.2f} {middle:8.2f} ({low:.2f} to {high:.2f})", flush=True)
+    return {"case": name, "ms": ms, "ratio": {"p10": round(low, 3), "p50": round(middle, 3), "p90": round(high, 3)}}
+
+
+def alone(threads: int, rounds: int) -> list[dict[str, Any]]:
+    found = []
+    for classes, low, hw in CASES:
+        matrices = [rewrite.bilinear(a, b, True) for a, b in zip(low, hw, strict=True)]
+        model = graph.enlarging(classes, (matrices[0], matrices[1])).model.SerializeToString()
+        options = session_options(onnxruntime, SessionOptions(threads=threads))
+        session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+        labels = np.empty(hw, np.uint8)
+        with CpuEnlargement(classes, low, hw, threads=threads) as enlarge:
+            for kind in ("regions", "noise"):
+                logits = smooth(classes, low, 0)
+                if kind == "noise":
+                    logits = np.random.default_rng(0).normal(size=logits.shape).astype(np.float32)
+
+                def by_graph(logits: Any = logits) -> Any:
+                    return session.run(None, {"logits": logits})[0]  # noqa: B023
+
+                def by_form(logits: Any = logits) -> None:
+                    enlarge(logits, labels)  # noqa: B023
+
+                by_form()
+                same = float(np.mean(labels == by_graph()))
+                name = f"{classes} classes, {low[0]}x{low[1]} -> {hw[0]}x{hw[1]}, {kind}"
+                row = summary(name, interleaved({"graph": by_graph, "cpu form": by_form}, rounds))
+                found.append(row | {"same_labels": same})
+    return found
+
+
+def whole(folder: Path, threads: int, rounds: int) -> dict[str, Any]:
+    meta, path = Meta.read(folder / "meta.json"), folder / "model.onnx"
+    split = rewrite.split_of(onnx.load(str(path)))
+    if split is None:
+        raise ValueError(f"{path} does not end in one bilinear enlargement and argmax")
+    masks = sorted(folder.glob("golden/*.mask.png"))
+    frames = [read_png(m.with_name(m.name.replace(".mask", "")), True) for m in masks]
+    frames = [np.ascontiguousarray(in_colour_order(f, meta.colour_order)) for f in frames]
+    options = SessionOptions(threads=threads)
+    with (
+        OnnxRuntimeEngine(path, meta.frame_hw, options=options) as plain,
+        SplitOnnxRuntimeEngine(path, split, options=options) as cut,
+    ):
+        same = min(float(np.mean(plain.infer(f) == cut.infer(f))) for f in frames)
+        at = iter(range(1 << 30))
+        taken = interleaved(
+            {
+                "graph": lambda: plain.infer(frames[next(at) % len(frames)]),
+                "cpu form": lambda: cut.infer(frames[next(at) % len(frames)]),
+            },
+            rounds,
+        )
+    return summary(f"whole frame {meta.frame_hw[0]}x{meta.frame_hw[1]}, {folder.name}", taken) | {"same_labels": same}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--onnx", type=Path, action="append", default=[], help="an exported folder; may be given several times")
+    parser.add_argument("--alone", action=argparse.BooleanOptionalAction, default=True, help="without a network")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    given = parser.parse_args()
+    print(f"{given.threads} threads{'':42s}  graph ms  form ms    ratio")
+    found: dict[str, Any] = {"threads": given.threads, "alone": alone(given.threads, given.rounds) if given.alone else []}
+    found["whole"] = [whole(folder, given.threads, given.rounds) for folder in given.onnx]
+    if given.json:
+        write_json(given.json, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Table 1 of the FasterSeg paper: what convolutions cost on paper and in ONNX Runtime, interleaved in one run.
+
+    python bench/operators.py [--threads 1] [--rounds 40] [--json FILE]
+
+Each operator is one 3x3 convolution of 256 to 256 channels with batch norm and ReLU on a map of 1x256x32x64, as a cell of a
+network has it. MACs and weights are counted on the module. The rounds take the operators in turn: a run that does not count,
+because the caches hold what the last one left there, then BLOCK that do. A ratio below 1 is faster than the plain convolution
+of the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgesmith.deploy.engines.onnxruntime import processor
+from edgesmith.models.ops import ZoomedConv
+from edgesmith.pipeline.export import module_graph
+
+CHANNELS, HEIGHT, WIDTH = 256, 32, 64
+BLOCK = 3
+
+
+def conv(*, groups: int = 1, dilation: int = 1, padding: int = 1) -> nn.Module:
+    layer = nn.Conv2d(CHANNELS, CHANNELS, 3, 1, padding, dilation, groups, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(CHANNELS), nn.ReLU())
+
+
+def operators() -> dict[str, nn.Module]:
+    return {
+        "plain": conv(),
+        "two groups": conv(groups=2),
+        "dilated by 2, same size": conv(dilation=2, padding=2),
+        "dilated by 2, padding 1": conv(dilation=2),
+        "zoomed": ZoomedConv(CHANNELS, CHANNELS),
+    }
+
+
+def counted(module: nn.Module) -> dict[str, Any]:
+    """MACs and weights of the convolution, size of the output, and rows that a value in its middle depends on."""
+    with FlopCounterMode(display=False) as counter:
+        module.eval()(torch.empty(1, CHANNELS, HEIGHT, WIDTH))
+    x = torch.ones(1, CHANNELS, HEIGHT, WIDTH, requires_grad=True)
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.constant_(m.weight, 1 / m.weight[0].numel())
+    y = module(x)
+    (gradient,) = torch.autograd.grad(y[0, 0, y.shape[2] // 2, y.shape[3] // 2], x)
+    rows = (gradient.abs().sum((0, 1, 3)) > 0).nonzero()
+    return {
+        "macs": counter.get_total_flops() // 2,
+        "weights": sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Conv2d)),
+        "output_hw": list(y.shape[2:]),
+        "sees_rows": int(rows.max() - rows.min()) + 1,
+    }
+
+
+def measure(modules: dict[str, nn.Module], rounds: int, threads: int) -> dict[str, list[float]]:
+    """Milliseconds by operator, one a round: the median of its block."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or the last one's threads slow the next
+    sessions = {}
+    for name, module in modules.items():
+        graph = module_graph(module, ((CHANNELS, HEIGHT, WIDTH),))
+        sessions[name] = onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"])
+    x = np.random.default_rng(0).normal(size=(1, CHANNELS, HEIGHT, WIDTH)).astype(np.float32)
+    taken: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(rounds):
+        for name, session in sessions.items():
+            given = {session.get_inputs()[0].name: x}
+            session.run(None, given)
+            block = []
+            for _ in range(BLOCK):
+                start = time.perf_counter()
+                session.run(None, given)
+                block.append((time.perf_counter() - start) * 1e3)
+            taken[name].append(float(np.median(block)))
+    return taken
+
+
+def summary(values: Any) -> dict[str, float]:
+    p10, p50, p90 = np.percentile(values, (10, 50, 90))
+    return {"p10": round(p10, 3), "p50": round(p50, 3), "p90": round(p90, 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(given.threads)
+    taken = measure(operators(), given.rounds, given.threads)
+    plain = np.array(taken["plain"])
+    rows = [
+        {
+            "operator": name,
+            **counted(module),
+            "latency_ms": summary(taken[name]),
+            "ratio": summary(np.array(taken[name]) / plain),
+        }
+        for name, module in operators().items()
+    ]
+    for row in rows:
+        print(
+            f"{row['operator']:24s} {row['macs'] / 1e9:6.3f} GMACs {row['weights'] / 1e6:6.3f} M  sees {row['sees_rows']}  "
+            f"{row['latency_ms']['p50']:7.2f} ms  ratio {{p50:.2f}} ({{p10:.2f}} to {{p90:.2f}})".format(**row["ratio"])
+        )
+    if given.json:
+        found = {
+            "input": [1, CHANNELS, HEIGHT, WIDTH],
+            "rounds": given.rounds,
+            "threads": given.threads,
+            "onnxruntime": onnxruntime.__version__,
+            "processor": processor(),
+            "rows": rows,
+        }
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

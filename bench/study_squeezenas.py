@@ -1,0 +1,423 @@
+"""The SqueezeNAS study on CamVid, as a list of jobs that can be stopped and started again: python bench/study_squeezenas.py
+
+    --list          the jobs, in order, and which are done
+    --only NAME     one job
+    --timings       only the jobs that take times and need the machine alone; --no-timings: only the others
+
+Needs EDGESMITH_DATA (the folder that holds camvid/). A finished job is appended to docs/measurements/squeezenas.json at once;
+a job that is there is not run again, and one that was stopped goes on where it was. Files lie in runs/study-squeezenas.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import itertools
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgesmith import models
+from edgesmith.calibration.table import Table
+from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, processor
+from edgesmith.deploy.files import read_json, write_bytes, write_json
+from edgesmith.models.arch import Arch, Segmentation, SqueezeNas
+from edgesmith.models.cost import macs, params
+from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD
+from edgesmith.pipeline.artifacts import Architecture, SearchResult, Weights, tool_versions
+from edgesmith.pipeline.data.augment import Augment
+from edgesmith.pipeline.data.spec import Data, open_split
+from edgesmith.pipeline.derive import Derive
+from edgesmith.pipeline.events import view_for
+from edgesmith.pipeline.measure import distinct, measure
+from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
+from edgesmith.pipeline.search.squeezenas_space import NAMES, space
+from edgesmith.pipeline.stage import Pipeline
+from edgesmith.pipeline.train import Train
+
+RESULTS = Path("docs/measurements/squeezenas.json")
+FOLDER = Path("runs/study-squeezenas")
+TABLE = FOLDER / "table.json"
+HW = (360, 480)
+TASK = Segmentation(11)
+DATA = Data("camvid")
+MAC_BUDGET = 0.25
+"""GMACs of the MAC-aware search: about those of the published MAC-S at this size."""
+SEEDS = (0, 1)
+FOUND = ("MAC-found", "LAT-found")
+RANDOM = ("random 1", "random 2", "random 3")
+NETWORKS, FITTED = 40, 10
+"""Random networks that are measured against the table, and how many of them fit scale and offset."""
+CLOSE = 0.03
+"""How far a random network's latency may be from the budget."""
+
+SEARCH = SqueezeNasSearch(
+    data=DATA,
+    input_hw=HW,
+    target=MAC_BUDGET,
+    alpha=4.0,
+    theta_lr=8.0,  # steps times rate are about those of the authors' example, which takes many more steps at 0.1
+    theta_from=0.1,
+    epochs=14,
+    batch=8,
+    augment=Augment(crop_hw=(144, 192), scale=(0.3, 0.7)),
+    lr=0.1,
+    warmup=0.05,
+    weight_decay=1e-4,
+    grad_clip=5.0,
+    samples=48,
+    val_frames=34,
+)
+TRAIN = Train(
+    data=DATA,
+    epochs=28,
+    batch=8,
+    augment=Augment(crop_hw=(240, 320), scale=(0.5, 1.4)),
+    lr=0.05,
+    warmup=0.05,
+    ema=0.996,
+    weight_decay=1e-4,
+    val_every=28,
+    keep="last",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    run: Callable[[], dict[str, Any]]
+    timing: bool = False
+    """Takes times: nothing else may run beside it."""
+    one_thread: bool = False
+    """Runs beside another such job."""
+
+
+def jobs() -> dict[str, Job]:
+    """All jobs in their order; timings stand together in as few groups as the questions allow."""
+    every = {
+        "search for MACs": Job(partial(search, "search-macs", SEARCH)),
+        "search for MACs, no removal": Job(partial(search, "search-macs-all", replace(SEARCH, removal=None))),
+        "export random networks": Job(export_random),
+        "latency table": Job(measure_table, timing=True),
+        "time random networks": Job(time_random, timing=True),
+        "time the MAC-found network": Job(time_mac_found, timing=True),
+        "search for latency": Job(search_latency),
+        "export the five": Job(export_five),
+        "time the five": Job(time_five, timing=True),
+    }
+    for name in (*FOUND, *RANDOM):
+        for seed in SEEDS:
+            every[f"train {name}, seed {seed}"] = Job(partial(train, name, seed), one_thread=True)
+    return every
+
+
+# Searches
+
+
+def search(name: str, stage: SqueezeNasSearch) -> dict[str, Any]:
+    """One search: what it found under its target, and what a step cost in each epoch."""
+    clock = StepClock(FOLDER / name / "steps.json")
+    result = Pipeline(FOLDER / name, clock).run("search", SearchResult, stage)
+    summary, samples = read_json(result.path / "search.json"), read_json(result.path / "samples.json")
+    arch = Derive(budget=stage.target).chosen(result)
+    row = next(r for r in samples if r["arch_digest"] == arch.digest)
+    history = summary["history"]
+    return {
+        "resource": stage.resource,
+        "alpha": stage.alpha,
+        "target": stage.target,
+        "removal": stage.removal,
+        "epochs": stage.epochs,
+        "arch": arch.to_json(),
+        "choice": row["choice"],
+        "cost": row["cost"],
+        "val_miou_in_supernet": row["val_miou"],
+        "networks": len(samples),
+        "entropy": [r["entropy"] for r in history],
+        "alive": [r["alive"] for r in history],
+        "pixel_loss": [r["pixel_loss"] for r in history],
+        "most_probable": [NAMES[int(np.argmax(p))] for p in summary["probabilities"]],
+        "step_s": clock.medians,
+        "search_s": sum(clock.medians.values()) * clock.steps,
+        "digest": result.digest,
+    }
+
+
+def search_latency() -> dict[str, Any]:
+    """The latency-aware search whose budget is the measured latency of the MAC-found network."""
+    budget = table_budget()
+    # The same pressure as in the MAC-aware search: alpha is a unit of cost's, and the units differ.
+    alpha = SEARCH.alpha * SEARCH.target / budget if SEARCH.target else SEARCH.alpha
+    stage = replace(SEARCH, resource="latency", table=str(TABLE), target=round(budget, 3), alpha=round(alpha, 4))
+    return search("search-latency", stage)
+
+
+class StepClock:
+    """A log of a stage that notes the median time of a step in each epoch: a pause of the machine does not count."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.view = path, view_for(sys.stderr)
+        self.steps, self._last, self._seconds = 0, 0.0, list[float]()
+        self.medians: dict[str, float] = read_json(path)["medians"] if path.is_file() else {}
+        self.steps = read_json(path)["steps"] if path.is_file() else 0
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        self.view(event, **fields)
+        now = time.perf_counter()
+        if event == "step":
+            if fields["step"] > 1 and self._last:
+                self._seconds.append(now - self._last)
+            self._last, self.steps = now, fields["steps"]
+        elif event == "epoch" and self._seconds:
+            self.medians[str(fields["epoch"])] = round(statistics.median(self._seconds), 4)
+            self._seconds, self._last = [], 0.0
+            write_json(self.path, {"medians": self.medians, "steps": self.steps})
+
+
+# Latency
+
+
+def measure_table() -> dict[str, Any]:
+    """The table of the Small space at the study's size. Measuring goes on where it stopped."""
+    archs = [space("small").arch([j] * len(space("small")), NAMES[j]) for j in range(len(NAMES))]
+    table = measure(distinct(archs, TASK, HW), TABLE, input_hw=HW, classes=TASK.classes, log=view_for(sys.stderr))
+    errors = [e.error_ms / e.median_ms for e in table.entries.values() if e.median_ms > 0.01]
+    return {"entries": len(table.entries), "rounds": table.rounds, "median_error": statistics.median(errors)}
+
+
+def random_choices(count: int, seed: int) -> list[tuple[int, ...]]:
+    rng = random.Random(seed)
+    return [tuple(rng.randrange(len(NAMES)) for _ in range(len(space("small")))) for _ in range(count)]
+
+
+def export_random() -> dict[str, Any]:
+    archs = [space("small").arch(c, f"network {i}") for i, c in enumerate(random_choices(NETWORKS, 1))]
+    return {"graphs": [export(arch).name for arch in archs]}
+
+
+def time_random() -> dict[str, Any]:
+    """Random whole networks against the table: correlation and error, before and after one scale and offset."""
+    archs = [space("small").arch(c, f"network {i}") for i, c in enumerate(random_choices(NETWORKS, 1))]
+    table = Table.read(TABLE)
+    summed = np.array([table.total(a, TASK).latency_ms for a in archs])
+    measured = np.array([m["median_ms"] for m in times(archs)])
+    scale, offset = np.polyfit(summed[:FITTED], measured[:FITTED], 1)
+    tested, truth = summed[FITTED:], measured[FITTED:]
+    return {
+        "table_ms": summed.tolist(),
+        "measured_ms": measured.tolist(),
+        "scale": float(scale),
+        "offset_ms": float(offset),
+        "correlation": float(np.corrcoef(tested, truth)[0, 1]),
+        "error_before": error(tested, truth),
+        "error_after": error(scale * tested + offset, truth),
+    }
+
+
+def error(predicted: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> dict[str, float]:
+    """Relative error: mean of its size, bias, and largest."""
+    relative = (predicted - truth) / truth
+    return {"mean": float(abs(relative).mean()), "bias": float(relative.mean()), "largest": float(abs(relative).max())}
+
+
+def time_mac_found() -> dict[str, Any]:
+    """The budget of the latency-aware search, and three random networks that come within 3 % of it."""
+    arch, fit, table = found("search for MACs"), row_of("time random networks"), Table.read(TABLE)
+    budget = times([arch])[0]
+    goal = (budget["median_ms"] - fit["offset_ms"]) / fit["scale"]
+    pool = (space("small").arch(c, "random") for c in random_choices(20_000, 2))
+    near = list(itertools.islice((a for a in pool if abs(table.total(a, TASK).latency_ms / goal - 1) <= CLOSE / 2), 8))
+    taken = times([arch, *near])
+    ratio = [t["median_ms"] / taken[0]["median_ms"] for t in taken[1:]]
+    order = sorted(range(len(near)), key=lambda i: (max(0.0, abs(ratio[i] - 1) - CLOSE), i))[: len(RANDOM)]
+    return {
+        **budget,
+        "table_ms": table.total(arch, TASK).latency_ms,
+        "random": [{"arch": near[i].to_json(), "ratio": ratio[i]} for i in order],
+        "tried": len(near),
+    }
+
+
+def table_budget() -> float:
+    """The measured budget in the table's terms: the fit over random networks turned around."""
+    fit = row_of("time random networks")
+    return float((row_of("time the MAC-found network")["median_ms"] - fit["offset_ms"]) / fit["scale"])
+
+
+def five() -> dict[str, Arch]:
+    """The networks that are compared."""
+    archs = {FOUND[0]: found("search for MACs"), FOUND[1]: found("search for latency")}
+    others = row_of("time the MAC-found network")["random"]
+    return archs | {name: Arch.from_json(r["arch"]) for name, r in zip(RANDOM, others, strict=True)}
+
+
+def export_five() -> dict[str, Any]:
+    return {"graphs": [export(arch).name for arch in five().values()]}
+
+
+def time_five() -> dict[str, Any]:
+    table, archs = Table.read(TABLE), five()
+    taken = times(list(archs.values()))
+    return {
+        "networks": {
+            name: {
+                "arch": arch.to_json(),
+                "gmacs": macs(arch, TASK, HW) / 1e9,
+                "params": params(arch, TASK),
+                "table_ms": table.total(arch, TASK).latency_ms,
+                **took,
+            }
+            for (name, arch), took in zip(archs.items(), taken, strict=True)
+        }
+    }
+
+
+def export(arch: Arch) -> Path:
+    """The graph of `arch` from frame to labels, with initial weights: latency does not depend on what they are."""
+    from torch import Tensor, nn
+
+    from edgesmith.pipeline import graph
+    from edgesmith.pipeline.export import enlargement, module_graph
+
+    class LowLogits(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: Tensor) -> Any:
+            return self.network.low_logits(x)  # type: ignore[operator]
+
+    path = FOLDER / "graphs" / f"{arch.digest[:16]}.onnx"
+    if not path.is_file():
+        network = module_graph(LowLogits(models.build(arch, TASK)), ((3, *HW),))
+        enlarged = enlargement(graph.low_hw(network), HW, HW, True)
+        whole = graph.assemble(
+            network, frame_hw=HW, colour_order="bgr", mean=IMAGENET_MEAN, std=IMAGENET_STD, enlargement=enlarged
+        )
+        write_bytes(path, graph.cleaned(whole.model).SerializeToString(deterministic=True))
+    return path
+
+
+def times(archs: Sequence[Arch], rounds: int = 15, repeats: int = 10) -> list[dict[str, float]]:
+    """Latency of each network: the median of rounds in which every one was timed in turn, in a new session, and its error."""
+    graphs = [export(arch) for arch in archs]
+    frame = np.random.default_rng(0).integers(0, 256, (*HW, 3), np.uint8)
+    taken: list[list[float]] = [[] for _ in graphs]
+    for _ in range(rounds):
+        for path, row in zip(graphs, taken, strict=True):
+            with OnnxRuntimeEngine(path, HW) as engine:
+                for _ in range(3):
+                    engine.infer(frame)
+                runs = []
+                for _ in range(repeats):
+                    start = time.perf_counter()
+                    engine.infer(frame)
+                    runs.append(1e3 * (time.perf_counter() - start))
+                row.append(statistics.median(runs))
+    middles = [statistics.median(row) for row in taken]
+    spreads = [statistics.median(abs(t - m) for t in row) for row, m in zip(taken, middles, strict=True)]
+    # Standard error of a median: 1.2533 standard deviations / sqrt(n), the deviation being 1.4826 of the median deviation.
+    return [{"median_ms": m, "error_ms": 1.2533 * 1.4826 * s / rounds**0.5} for m, s in zip(middles, spreads, strict=True)]
+
+
+# Training
+
+
+def train(name: str, seed: int) -> dict[str, Any]:
+    """One of the five from scratch, the same way as all, and its mIoU on the test split."""
+    from edgesmith.pipeline.fit import evaluate
+
+    folder = FOLDER / f"train-{name.replace(' ', '-')}-seed{seed}"
+    arch = five()[name]
+    write_json(folder / "found.json", arch.to_json())
+    pipeline = Pipeline(folder, view_for(sys.stderr))
+    made = pipeline.run("arch", Architecture, Derive(str(folder / "found.json")))
+    weights = pipeline.run("train", Weights, replace(TRAIN, seed=seed), made)
+    history = read_json(weights.path / "history.json")
+    return {
+        "network": name,
+        "seed": seed,
+        "arch_digest": arch.digest,
+        "epochs": TRAIN.epochs,
+        "val_miou": history[-1]["val_miou"],
+        "test_miou": evaluate(models.load(weights.path), open_split(DATA, "test"), HW),
+        "train_digest": weights.digest,
+    }
+
+
+# The record
+
+
+def found(job: str) -> SqueezeNas:
+    arch = Arch.from_json(row_of(job)["arch"])
+    if not isinstance(arch, SqueezeNas):
+        raise TypeError(f"{job} found a {arch.family}")
+    return arch
+
+
+def rows() -> list[dict[str, Any]]:
+    return read_json(RESULTS) if RESULTS.is_file() else []
+
+
+def row_of(job: str) -> dict[str, Any]:
+    for row in rows():
+        if row["job"] == job:
+            return row
+    sys.exit(f"this job needs the result of {job!r}; run that first")
+
+
+def append(row: dict[str, Any]) -> None:
+    """Add a row to the results; two jobs may finish at once."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "results.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_json(RESULTS, [*rows(), row])
+
+
+def run_one(name: str, job: Job) -> None:
+    start = time.time()
+    result = job.run()
+    append({"job": name, **result, "seconds": round(time.time() - start), "tools": tool_versions(), "processor": processor()})
+    print(f"{name}: done in {time.time() - start:.0f} s", file=sys.stderr)
+
+
+def run_apart(name: str) -> None:
+    """One job in a process of its own with one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, __file__, "--only", name], check=True, env=environment)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    every = jobs()
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--only", choices=every, metavar="NAME")
+    parser.add_argument("--timings", action=argparse.BooleanOptionalAction)
+    given = parser.parse_args()
+    done = {row["job"] for row in rows()}
+    if given.list:
+        for name, job in every.items():
+            print(f"{'done' if name in done else 'open'}  {'timing' if job.timing else '      '}  {name}")
+        return
+    wanted = {n: j for n, j in every.items() if n not in done and given.only in (None, n)}
+    wanted = {n: j for n, j in wanted.items() if given.timings in (None, j.timing)}
+    apart = [n for n, j in wanted.items() if j.one_thread and given.only is None]
+    for name, job in wanted.items():
+        if name not in apart:
+            run_one(name, job)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run_apart, apart))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Numbers measured once and frozen to a file: latency tables."""

@@ -1,0 +1,68 @@
+"""Which precision is fastest here: measured, frame by frame in turn, on the backend that will run it.
+
+Lower precision is not faster everywhere: ONNX Runtime on a CPU computes fp16 as fp32 between casts, and INT8 costs more than
+it saves where few MACs stand between its edges. So nothing is assumed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from edgesmith.deploy.bundle import META, Meta, graph_name
+from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine
+from edgesmith.deploy.images import in_colour_order, read_png
+
+ROUNDS = 30
+MARGIN = 0.05
+"""Part of the time that a lower precision must save before it is taken: what two runs of the same engine differ by."""
+
+
+class Choice(NamedTuple):
+    """A precision, and what it was chosen by."""
+
+    precision: str
+    why: str
+    median_ms: dict[str, float]
+
+
+def choose(folder: Path, precisions: Sequence[str], rounds: int = ROUNDS) -> Choice:
+    """The fastest of `precisions`, the most exact first, on ONNX Runtime with the golden frames of graph folder `folder`.
+
+    Engines take turns, so that what disturbs the machine disturbs all of them. Raises ValueError without golden frames or
+    when a graph does not load.
+    """
+    meta = Meta.read(folder / META)
+    images = sorted(p for p in (folder / "golden").glob("*.png") if not p.name.endswith(".mask.png"))
+    if not images:
+        raise ValueError(f"{folder} has no golden frames to measure with; export the graph again")
+    frames = [in_colour_order(read_png(p, True), meta.colour_order) for p in images]
+    times: dict[str, list[float]] = {p: [] for p in precisions}
+    with ExitStack() as stack:
+        engines = {
+            p: stack.enter_context(OnnxRuntimeEngine(folder / graph_name(p), meta.frame_hw, precision=p)) for p in precisions
+        }
+        for engine in engines.values():
+            engine.infer(frames[0])  # the first run allocates
+        for i in range(rounds):
+            for p, engine in engines.items():
+                start = time.perf_counter()
+                engine.infer(frames[i % len(frames)])
+                times[p].append(1000 * (time.perf_counter() - start))
+    return fastest({p: statistics.median(t) for p, t in times.items()}, rounds)
+
+
+def fastest(median_ms: dict[str, float], rounds: int) -> Choice:
+    """Pick from medians in ms, the most exact precision first: one that is later must be faster by MARGIN."""
+    chosen = next(iter(median_ms))
+    for precision, median in median_ms.items():
+        if median < (1 - MARGIN) * median_ms[chosen]:
+            chosen = precision
+    shown = ", ".join(f"{p} {m:.2f} ms" for p, m in median_ms.items())
+    missing = "" if "int8" in median_ms else "; int8 was not measured, because the graph is not calibrated"
+    why = f"medians of {rounds} frames in turn: {shown}; less exact must be {MARGIN:.0%} faster{missing}"
+    return Choice(chosen, why, {p: round(m, 3) for p, m in median_ms.items()})

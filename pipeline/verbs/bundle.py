@@ -1,0 +1,46 @@
+"""Work on a bundle that is there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgesmith.deploy.engines import BACKENDS
+
+from .build_options import HowToBuild, build_options
+from .options import FOLDER, json_option
+
+
+@click.group()
+def bundle() -> None:
+    """Add engines to a bundle, on the device that will run them."""
+
+
+@bundle.command("add")
+@click.argument("folder", metavar="BUNDLE", type=FOLDER)
+@click.option("--backend", type=click.Choice(BACKENDS), required=True, help="Engine to build.")
+@build_options
+@json_option
+def bundle_add(folder: Path, backend: Any, as_json: bool, how: HowToBuild) -> None:
+    """Build an engine on this machine into BUNDLE.
+
+    What the bundle holds stays beside it; an engine of the same key is replaced. The bundle must be whole, and is put in
+    place whole: a build that fails or is killed leaves it as it was.
+    """
+    from edgesmith.pipeline.bundle_add import add_engines
+    from edgesmith.pipeline.events import close_view, view_for
+
+    view = view_for(sys.stderr)
+    try:
+        added = add_engines(folder, how.stage((backend,)), view)
+    finally:
+        close_view(view)
+    if as_json:
+        click.echo(json.dumps({"bundle": str(folder), "added": added}, indent=1))
+    else:
+        for engine in added:
+            click.echo(f"{folder}: {engine['key']} added")

@@ -1,0 +1,97 @@
+"""Latency tables: measure one, sum one up."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgesmith.deploy.engines import BACKENDS
+
+from .options import SIZE, json_option, show_result
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group()
+def table() -> None:
+    """Measure how long each piece of a network takes here, or sum a network up from its pieces."""
+
+
+@table.command("measure")
+@click.argument("space", metavar="SPACE|ARCH")
+@click.option("--input", "input_hw", type=SIZE, required=True, help="Frame and network size.")
+@click.option("--out", type=FILE, required=True, metavar="JSON", help="Table to write, or to go on with.")
+@click.option("--classes", type=click.IntRange(1, 255), default=19, show_default=True, help="Classes of the network.")
+@click.option("--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True, help="Engine that runs it.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the engine. Default: one a core.")
+@json_option
+def table_measure(
+    space: str, input_hw: tuple[int, int], out: Path, classes: int, backend: Any, threads: int, as_json: bool
+) -> None:
+    """Time every piece that the networks of SPACE are made of.
+
+    SPACE is a search space of SqueezeNAS (small, large, xlarge); zoo:NAME or ARCH.json measures the pieces of one network. Each
+    distinct piece is exported alone, by what exports whole networks, and timed warm in rounds over all of them. Stopped or
+    killed, the same command goes on; what is measured is not measured again. A table is of one machine, and so is its use.
+    """
+    from edgesmith.models import Segmentation
+    from edgesmith.pipeline.events import close_view, view_for
+    from edgesmith.pipeline.measure import distinct, measure, spread
+
+    view = view_for(sys.stderr)
+    try:
+        pieces = distinct(_networks(space), Segmentation(classes), input_hw)
+        measured = measure(pieces, out, input_hw=input_hw, classes=classes, backend=backend, threads=threads, log=_staged(view))
+    finally:
+        close_view(view)
+    result = {"table": str(out), "digest": measured.digest, "entries": len(measured.entries), **spread(measured)}
+    show_result({**result, "machine": measured.fingerprint.to_json()}, as_json)
+
+
+@table.command("sum")
+@click.argument("arch", metavar="ARCH.json|zoo:NAME")
+@click.option("--table", "path", type=FILE, required=True, metavar="JSON", help="Measured table.")
+@json_option
+def table_sum(arch: str, path: Path, as_json: bool) -> None:
+    """Estimate the latency of ARCH as the sum over its pieces.
+
+    From camera frame to label map, at the table's input size and number of classes. The error is that of the timings; how far
+    sums lie from measured networks has to be measured.
+    """
+    from edgesmith.calibration.table import Table
+    from edgesmith.models import Segmentation
+    from edgesmith.pipeline.derive import Derive
+
+    read = Table.read(path)
+    network = Derive(arch).value
+    total = read.total(network, Segmentation(read.classes))
+    rows = [{"name": name, "latency_ms": ms, "piece": key} for name, key, ms in total.parts]
+    found = {"arch": network.name, "latency_ms": total.latency_ms, "error_ms": total.error_ms, "table": str(path)}
+    show_result({**found, "parts": rows}, as_json)
+
+
+def _networks(space: str) -> list[Any]:
+    """Networks that have all pieces of `space` between them: one for each candidate, or the one network that it names."""
+    from edgesmith.pipeline.derive import Derive
+    from edgesmith.pipeline.search.squeezenas_space import NAMES, SPACES
+    from edgesmith.pipeline.search.squeezenas_space import space as squeezenas
+
+    found = next((squeezenas(name) for name in SPACES if name == space), None)
+    if found is not None:
+        return [found.arch([j] * len(found), name) for j, name in enumerate(NAMES)]
+    if not space.startswith("zoo:") and not space.endswith(".json"):
+        raise ValueError(f"SPACE: {space!r} is neither a search space ({', '.join(SPACES)}) nor zoo:NAME nor a .json file")
+    return [Derive(space).value]
+
+
+def _staged(view: Any) -> Any:
+    """The view, with the name of what goes on: jobs export pieces, progress is timing."""
+    names = {"job": "export", "progress": "timing"}
+
+    def log(event: str, **fields: Any) -> None:
+        view(event, stage=names[event], **fields)
+
+    return log

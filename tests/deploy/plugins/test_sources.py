@@ -1,0 +1,73 @@
+"""The plugins' sources: what they are built to carries their digest, and the vendor's compilers take them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edgesmith.deploy import plugins
+from edgesmith.deploy.plugins import twin
+
+
+def test_the_twin_is_built_once_and_carries_its_sources_digest() -> None:
+    library = twin.library()
+    assert library is twin.library()
+    plugins.require_ours(library, Path("twin"))
+
+
+def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = twin.library()
+    monkeypatch.setattr(plugins, "source_digest", lambda: "0" * 64)
+    with pytest.raises(RuntimeError, match="was built from other sources"):
+        plugins.require_ours(library, Path("twin.so"))
+    with pytest.raises(RuntimeError, match="is not a library of edgesmith's plugins"):
+        plugins.require_ours(ctypes.CDLL(None), Path("python"))
+    with pytest.raises(FileNotFoundError, match=r"CMakeLists\.txt"):
+        plugins.load(Path("missing.so"))
+
+
+def test_without_a_compiler_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RuntimeError, match=r"apt install g\+\+"):
+        twin.library.__wrapped__()
+
+
+def test_versions_are_those_of_the_sources() -> None:
+    told = (plugins.SOURCES / "zoomed.h").read_text() + (plugins.SOURCES / "enlarge_argmax.h").read_text()
+    assert f"ZOOMED_VERSION = {plugins.VERSIONS['ZoomedConv']};" in told
+    assert f"ENLARGE_ARGMAX_VERSION = {plugins.VERSIONS['EnlargeArgmax']};" in told
+
+
+def test_the_adapter_compiles_without_warnings_against_tensorrt(tmp_path: Path) -> None:
+    vendor = os.environ.get("TENSORRT_INCLUDE")
+    cuda = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"
+    if vendor is None or not (cuda / "cuda_runtime_api.h").is_file():
+        pytest.skip("needs CUDA's headers, and TENSORRT_INCLUDE, the folder with NvInfer.h")
+    assert (Path(vendor) / "NvInfer.h").is_file(), f"TENSORRT_INCLUDE: {vendor} has no NvInfer.h"
+    command = ["g++", "-std=c++17", "-O2", "-fPIC", "-Wall", "-Wextra", "-Werror", "-isystem", vendor, "-isystem", str(cuda)]
+    command += ['-DEDGESMITH_SOURCE_DIGEST="0"', "-c", str(plugins.SOURCES / "tensorrt.cpp"), "-o", str(tmp_path / "a.o")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_twin_compiles_without_warnings() -> None:
+    command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", '-DEDGESMITH_SOURCE_DIGEST="0"']
+    done = subprocess.run([*command, str(plugins.SOURCES / "twin.cpp")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_cmake_builds_the_kernels_and_computes_the_same_digest(tmp_path: Path) -> None:
+    if not (shutil.which("cmake") and shutil.which("nvcc")):
+        pytest.skip("needs cmake and nvcc")
+    configure = ["cmake", "-S", str(plugins.SOURCES), "-B", str(tmp_path), "-DPLUGIN_ARCHITECTURES=87"]
+    for command in (configure, ["cmake", "--build", str(tmp_path)]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    if "TENSORRT_INCLUDE" in os.environ:
+        assert plugins.source_digest().encode() in (tmp_path / "libedgesmith_plugins.so").read_bytes()

@@ -1,0 +1,100 @@
+"""`build --plugins auto`: a plugin is taken where it was measured to be faster, and the bundle says so."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgesmith.deploy.bundle import Bundle, check_golden
+from edgesmith.deploy.engines.onnxruntime_split import Split
+from edgesmith.deploy.files import read_json, write_json
+from edgesmith.pipeline import build, graph, plugin_choice
+from edgesmith.pipeline.artifacts import OnnxModel, Slot
+from edgesmith.pipeline.export import enlargement, module_graph
+from edgesmith.pipeline.plugin_choice import NATIVE, PLUGIN, faster
+
+SPLIT = Split("logits", 3, (3, 4), (24, 32), True, 9)
+HW = (64, 80)
+
+
+def test_a_plugin_is_taken_only_where_it_saves_enough() -> None:
+    assert faster(SPLIT, {NATIVE: 10.0, PLUGIN: 9.0}, 5).split == SPLIT
+    kept = faster(SPLIT, {NATIVE: 10.0, PLUGIN: 9.9}, 5)
+    assert kept.split is None
+    assert "native 10.00 ms, EnlargeArgmax 9.90 ms" in kept.why
+
+
+@pytest.fixture
+def model(make_model: Any) -> OnnxModel:
+    """A graph folder that ends as exported ones do; its golden masks are the graph's own labels."""
+    import cv2
+    import onnx
+    import onnxruntime
+
+    torch.manual_seed(0)
+    network = module_graph(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 3, 5, 4, 2)), ((3, *HW),))
+    matrices = enlargement(graph.low_hw(network), HW, HW, True)
+    made = graph.assemble(network, frame_hw=HW, colour_order="bgr", mean=(0.5,) * 3, std=(0.2,) * 3, enlargement=matrices).model
+    given = make_model("source", frame_hw=HW, input_hw=HW)
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    out = Slot(given.path.parent / "onnx")
+    with out.writing(OnnxModel) as folder:
+        shutil.copytree(given.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("artifact.json"))
+        onnx.save(made, str(folder / "model.onnx"))
+        for path in folder.glob("golden/*.mask.png"):
+            frame = cv2.imread(str(path.with_name(path.name.replace(".mask", ""))))
+            cv2.imwrite(str(path), session.run(None, {"frame": np.ascontiguousarray(frame)})[0])
+    return OnnxModel(out.out)
+
+
+@pytest.mark.parametrize("margin", [-1e9, 1.0])
+def test_the_bundle_has_what_was_faster_and_the_note_has_both_times(
+    model: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, margin: float
+) -> None:
+    monkeypatch.setattr(plugin_choice, "MARGIN", margin)
+    monkeypatch.setattr(plugin_choice, "ROUNDS", 1)
+    made = build.Build(plugins="auto")(model, Slot(tmp_path / "bundle"))
+    bundle = Bundle.open(made.path)
+    ((key, record),) = bundle.engines.items()
+    taken = ["EnlargeArgmax"] if margin < 0 else []
+    assert key == "onnxruntime-cpu-fp32" + ("-enlarge_argmax1" if taken else "")
+    assert record.plugins == tuple(taken)
+    (note,) = read_json(made.path / "artifact.json")["engines"]
+    assert note["plugins"]["taken"] == taken
+    assert set(note["plugins"]["median_ms"]) == {NATIVE, PLUGIN}
+    bundle.verify()
+    with bundle.engine() as engine:
+        assert engine.key == key
+        assert check_golden(bundle, engine).passed
+
+
+def test_a_split_for_other_frames_is_refused(model: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgesmith.deploy.engines import open_engine
+
+    monkeypatch.setattr(plugin_choice, "MARGIN", -1e9)
+    made = build.Build(plugins="auto")(model, Slot(tmp_path / "bundle"))
+    (folder,) = (made.path / "engines").iterdir()
+    with pytest.raises(ValueError, match=r"split\.json: hw is \(64, 80\)"):
+        open_engine("onnxruntime", made.path / "model.onnx", folder, (64, 81), "fp32")
+    write_json(folder / "split.json", {})
+    with pytest.raises(ValueError, match=r"split\.json: format is missing"):
+        open_engine("onnxruntime", made.path / "model.onnx", folder, HW, "fp32")
+
+
+def test_a_graph_that_ends_otherwise_stays_native(make_model: Any, tmp_path: Path) -> None:
+    made = build.Build(plugins="auto")(make_model(), Slot(tmp_path / "bundle"))
+    (note,) = read_json(made.path / "artifact.json")["engines"]
+    assert note["key"] == "onnxruntime-cpu-fp32"
+    assert note["plugins"]["taken"] == []
+    assert "does not end in one bilinear enlargement" in note["plugins"]["why"]
+
+
+def test_plugins_must_be_known() -> None:
+    with pytest.raises(ValueError, match="plugins: 'all' is not one of none, auto"):
+        build.Build(plugins="all")  # type: ignore[arg-type]
