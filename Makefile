@@ -27,6 +27,7 @@ bench: dev
 	$(BIN)/python bench/frame_loop.py --json docs/measurements/frame_loop.json
 	$(BIN)/python bench/operators.py --json docs/measurements/operators.json
 	$(BIN)/python bench/train_step.py --json docs/measurements/train_step.json
+	$(BIN)/python bench/supernet_step.py --json docs/measurements/supernet_step.json
 	$(BIN)/python bench/tables.py
 
 study-camvid: dev

@@ -1,11 +1,11 @@
-"""A step of the SqueezeNAS supernet against the plain one: python bench/supernet_step.py [--rounds 4] [--json FILE]
+"""A step of the SqueezeNAS supernet against the plain one: python bench/supernet_step.py [SETTING ...] [--json FILE]
 
 A step is forward, cross-entropy at full size and backward: Small, all 13 candidates alive, batch 2, 768x768, the same mixtures.
 Plain is tests/pipeline/search/plain_supernet.py, the supernet as one writes it from the paper.
 
 Each of the two runs in a process of its own, so that peak memory is one implementation's; they take turns, and a ratio is that
-of two steps of one round. The first row is what counts: fp32 and glibc's own allocator settings. In the others both sides have
-`pipeline.device.keep_freed_memory`, and bf16 autocast.
+of two steps of one round. Setting `default` is what counts: fp32 and glibc's own allocator settings. In the others both sides
+have `pipeline.device.keep_freed_memory`, and bf16 autocast. A setting's row replaces its last one in the JSON file.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-SETTINGS = ((False, "fp32"), (True, "fp32"), (True, "bf16"))
-"""(freed memory kept, precision)."""
+SETTINGS = {"default": (False, "fp32"), "kept": (True, "fp32"), "bf16": (True, "bf16")}
+"""Name -> freed memory kept, precision."""
 
 
 def child(implementation: str, keep: bool, precision: str, size: int, orders: Connection) -> None:
@@ -87,8 +87,8 @@ def measure(keep: bool, precision: str, size: int, rounds: int) -> dict[str, Any
         process.join()
     ratio = np.array(seconds["plain"]) / np.array(seconds["fast"])
     return {
-        "freed_memory_kept": keep,
-        "precision": precision,
+        "size": size,
+        "rounds": rounds,
         **{f"{name}_s": round(float(np.median(s)), 2) for name, s in seconds.items()},
         "faster": [round(float(x), 2) for x in (np.median(ratio), ratio.min(), ratio.max())],
         **{f"{name}_gib": round(m, 2) for name, m in memory.items()},
@@ -98,17 +98,17 @@ def measure(keep: bool, precision: str, size: int, rounds: int) -> dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", metavar="SETTING", help=f"of {', '.join(SETTINGS)}; default: all")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--size", type=int, default=768)
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     given = parser.parse_args()
-    rows = []
-    for keep, precision in SETTINGS:
-        row = measure(keep, precision, given.size, given.rounds)
-        rows.append(row)
-        print(json.dumps(row), flush=True)
+    rows: dict[str, Any] = json.loads(given.json.read_text()) if given.json and given.json.exists() else {}
+    for name in given.settings or SETTINGS:
+        rows[name] = measure(*SETTINGS[name], given.size, given.rounds)
+        print(name, json.dumps(rows[name]), flush=True)
         if given.json:
-            given.json.write_text(json.dumps({"size": given.size, "rounds": given.rounds, "rows": rows}, indent=1) + "\n")
+            given.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

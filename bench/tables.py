@@ -277,6 +277,21 @@ def precision_imported(rows: list[dict[str, Any]]) -> str:
     return markdown(["network, frames", "frames", "size", "fp16", "worst frame", "int8", "worst frame"], lines)
 
 
+def supernet_step(found: dict[str, Any]) -> str:
+    names = {"default": "fp32", "kept": "fp32, freed memory kept", "bf16": "bf16, freed memory kept"}
+    rows = []
+    for key, name in names.items():
+        if key not in found:
+            rows.append([name, *["not run"] * 6])
+            continue
+        row = found[key]
+        faster = "{:.2f} ({:.2f} to {:.2f})".format(*row["faster"])
+        plain, fast = ([f"{row[f'{side}_s']:.2f}", f"{row[f'{side}_gib']:.2f}"] for side in ("plain", "fast"))
+        rows.append([name, *plain, *fast, faster, f"{row['smaller']:.2f}"])
+    heads = ["setting", "plain, s", "plain, GiB", "supernet, s", "supernet, GiB", "faster, median (range)", "smaller"]
+    return markdown(heads, rows)
+
+
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
     return "".join("| " + " | ".join(row) + " |\n" for row in lines)
@@ -291,6 +306,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "squeezenas-networks": squeezenas_networks,
     "squeezenas-searches": squeezenas_searches,
     "squeezenas-table": squeezenas_table,
+    "supernet_step": supernet_step,
     "train_step": train_step,
     "precision": precision,
     "precision-imported": precision_imported,

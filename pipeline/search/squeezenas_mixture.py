@@ -17,27 +17,22 @@ b = D a, h = relu(norm(b)), z = P h, y = sum w norm(z); a leading d is the gradi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
 
 from edgesmith.models.squeezenas import MbConv
 
 from .depthwise import Depthwise, from_subgrids, subgrids
+from .maps import MAP, batch_statistics, channels_last, flat, masked, pixels, point, point_weight, wide
 
 PART_ELEMENTS = 1 << 21
 """About as many elements of an expanded map are worked on at a time."""
 LANES = 16
 """Channels that convolution kernels take at a time."""
-COLUMNS = 64
-"""Sums for statistics are taken in so many columns, or in fewer where that does not divide the map."""
-MAP = (0, 2, 3)
-"""The dimensions over which batch norm takes its statistics."""
 
 
 def mixture(x: Tensor, weights: Tensor, blocks: Sequence[MbConv]) -> Tensor:
@@ -126,9 +121,9 @@ class _Input(NamedTuple):
     @staticmethod
     def of(x: Tensor) -> _Input:
         mean = x.mean(MAP, dtype=wide(x))
-        x = channels_last(x - mean.to(x.dtype)[:, None, None])
-        covariance = flat(x).t() @ flat(x) / pixels(x)
-        return _Input(x, mean, covariance.to(mean.dtype))
+        x = channels_last((x - mean[:, None, None]).to(x.dtype))
+        matrix = flat(x).to(mean.dtype)
+        return _Input(x, mean, matrix.t() @ matrix / pixels(x))
 
 
 class _Statistics(NamedTuple):
@@ -207,9 +202,10 @@ class _Family:
         """
         dy = self.apart(dy)
         dzs, dmix, dz_gamma, dz_beta = self.weighting_backward(mix, kept, zs, dy)
-        dx_family = dx if self.x is self.given.x else torch.zeros_like(self.x)
+        as_it_is = self.step == self.grids == 1
+        dx_family = dx if as_it_is else torch.zeros_like(self.x)
         columns = [self.part_backward(part, kept, dzs, dx_family) for part in self.parts()]
-        if dx_family is not dx:
+        if not as_it_is:
             dx[:, :, :: self.step, :: self.step] += self.together(dx_family)
         dvx, du_beta, dD, db_gamma, db_beta, dP = (torch.cat(c) for c in zip(*columns, strict=True))
         du_gamma = (self.E * dvx).sum(1) / self.u_sigma
@@ -354,58 +350,9 @@ def grouped(matrix: Tensor, conv: nn.Conv2d) -> Tensor:
     return matrix.reshape(conv.weight.shape)
 
 
-def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (biased) variance by channel.
-
-    Torch sums a channels-last map down its pixels, in fp32, and long columns lose digits. So up to COLUMNS pixels side by side
-    are taken for one with so many times the channels, and the statistics of these are joined.
-    """
-    k = math.gcd(pixels(x), COLUMNS)
-    columns = flat(x).view(1, -1, 1, k * x.shape[1]).permute(0, 3, 1, 2)
-    running = x.new_zeros(2, k * x.shape[1], dtype=wide(x))  # not used, but with these it counts in fp32 for bf16 maps too
-    mean, var = (t.view(k, -1) for t in torch.ops.aten.batch_norm_update_stats(columns, running[0], running[1], 0.0))
-    return mean.mean(0), var.mean(0) + mean.var(0, unbiased=False)
-
-
 def update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None:
     """Bring a batch norm's running statistics up to date after a batch of `count` pixels."""
     momentum = cast(float, norm.momentum)
     cast(Tensor, norm.running_mean).lerp_(mean, momentum)
     cast(Tensor, norm.running_var).lerp_(var * (count / (count - 1)), momentum)
     cast(Tensor, norm.num_batches_tracked).add_(1)
-
-
-def point(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The 1x1 convolution by `weight` (outputs, inputs)."""
-    return F.conv2d(x, weight.to(x.dtype)[..., None, None], None if bias is None else bias.to(x.dtype))
-
-
-def point_weight(x: Tensor, dy: Tensor) -> Tensor:
-    """The gradient of a 1x1 convolution's weight (outputs, inputs)."""
-    weight: Tensor = conv2d_weight(x, (dy.shape[1], x.shape[1], 1, 1), dy)  # type: ignore[no-untyped-call]
-    return weight.flatten(1)
-
-
-def masked(gradient: Tensor, output: Tensor) -> Tensor:
-    """The gradient behind a ReLU of which `output` came, in place."""
-    behind: Tensor = torch.ops.aten.threshold_backward.grad_input(gradient, output, 0, grad_input=gradient)
-    return behind
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def flat(x: Tensor) -> Tensor:
-    """A channels-last map, or some of its channels, as a matrix (pixels, channels) in the same memory."""
-    return x.permute(0, 2, 3, 1).view(-1, x.shape[1])
-
-
-def pixels(x: Tensor) -> int:
-    """How many values batch norm takes a statistic of."""
-    return x.numel() // x.shape[1]
-
-
-def wide(x: Tensor) -> torch.dtype:
-    """The type for sums: x's, at least fp32."""
-    return torch.promote_types(x.dtype, torch.float32)

@@ -90,6 +90,7 @@ def test_killed_in_every_other_stage(tiny_recipe: Path, tiny_run: Path, tmp_path
     check(tiny_recipe, tiny_run, tmp_path / "run", [(s, "start", 1, rng.uniform(0, longest)) for s, longest in stages.items()])
 
 
+@pytest.mark.slow
 def test_killed_inside_a_search_and_while_its_networks_are_evaluated(
     searching_recipe: Path, searching_run: Path, tmp_path: Path
 ) -> None:
