@@ -30,7 +30,7 @@ import numpy as np
 
 from edgesmith import models
 from edgesmith.calibration.table import Table
-from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, processor
+from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, SessionOptions, processor
 from edgesmith.deploy.files import read_json, write_bytes, write_json
 from edgesmith.models.arch import Arch, Segmentation, SqueezeNas
 from edgesmith.models.cost import macs, params
@@ -51,6 +51,8 @@ FOLDER = Path("runs/study-squeezenas")
 TABLE = FOLDER / "table.json"
 HW = (360, 480)
 TASK = Segmentation(11)
+THREADS = 1
+"""Of every engine that is timed: with two, one and the same graph was seen to switch between two speeds on a shared host."""
 DATA = Data("camvid")
 MAC_BUDGET = 0.25
 """GMACs of the MAC-aware search: about those of the published MAC-S at this size."""
@@ -190,7 +192,9 @@ class StepClock:
 def measure_table() -> dict[str, Any]:
     """The table of the Small space at the study's size. Measuring goes on where it stopped."""
     archs = [space("small").arch([j] * len(space("small")), NAMES[j]) for j in range(len(NAMES))]
-    table = measure(distinct(archs, TASK, HW), TABLE, input_hw=HW, classes=TASK.classes, log=view_for(sys.stderr))
+    table = measure(
+        distinct(archs, TASK, HW), TABLE, input_hw=HW, classes=TASK.classes, threads=THREADS, log=view_for(sys.stderr)
+    )
     errors = [e.error_ms / e.median_ms for e in table.entries.values() if e.median_ms > 0.01]
     return {"entries": len(table.entries), "rounds": table.rounds, "median_error": statistics.median(errors)}
 
@@ -315,7 +319,7 @@ def times(archs: Sequence[Arch], rounds: int = 15, repeats: int = 10) -> list[di
     taken: list[list[float]] = [[] for _ in graphs]
     for _ in range(rounds):
         for path, row in zip(graphs, taken, strict=True):
-            with OnnxRuntimeEngine(path, HW) as engine:
+            with OnnxRuntimeEngine(path, HW, options=SessionOptions(THREADS)) as engine:
                 for _ in range(3):
                     engine.infer(frame)
                 runs = []
