@@ -45,7 +45,7 @@ plugins:
 
 # What the kernels take of each architecture, and, where there is a GPU, that they are right and how fast they are.
 gpu: dev
-	$(BIN)/python bench/plugins.py --resources docs/measurements/plugins.json
+	$(BIN)/python bench/plugins_resources.py docs/measurements/plugins.json
 	$(BIN)/python bench/plugins.py --json docs/measurements/plugins.json
 
 study-precision: dev

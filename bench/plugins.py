@@ -1,7 +1,6 @@
 """The plugins' CUDA kernels on this machine's GPU: correct against torch, and timed beside what they replace.
 
     python bench/plugins.py [--frame 1024x2048] [--rounds 30] [--json FILE]
-    python bench/plugins.py --resources docs/measurements/plugins.json      needs nvcc, no GPU
 
 Shapes are those of the zoomed cells of FasterSeg's published student and teacher. Each variant runs in a CUDA graph of its own,
 several times over so that the launch of the graph does not count; variants alternate within a round. `unfused` is torch's own
@@ -13,11 +12,8 @@ measured here: maps that fit the cache can be faster than that.
 from __future__ import annotations
 
 import argparse
-import re
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,11 +23,9 @@ import numpy as np
 
 from edgesmith import models
 from edgesmith.deploy.files import read_json, write_json
-from edgesmith.deploy.plugins import SOURCES, VERSIONS, source_digest
 from edgesmith.deploy.plugins.twin import ZoomedConv
 from edgesmith.models.arch import FasterSeg
 
-ARCHITECTURES = ("sm_87", "sm_90", "sm_110")
 NETWORKS = ("fasterseg-student", "fasterseg-teacher")
 REPEATS = 20
 FP32, FP16 = 1e-5, 4e-3
@@ -59,7 +53,8 @@ def cases(frame_hw: tuple[int, int]) -> list[Case]:
     found = set()
     for name in NETWORKS:
         arch = models.zoo(name)
-        assert isinstance(arch, FasterSeg)
+        if not isinstance(arch, FasterSeg):
+            raise TypeError(f"{name} is a {arch.family}; zoomed cells are FasterSeg's")
         for branch in arch.branches:
             scale, width = 8, 8 * arch.stem_width
             for cell in branch:
@@ -68,9 +63,6 @@ def cases(frame_hw: tuple[int, int]) -> list[Case]:
                     found.add(Case(width, cell.width, layers, cell.stride, frame_hw[0] // scale, frame_hw[1] // scale))
                 scale, width = scale * cell.stride, cell.width
     return sorted(found, key=lambda c: (-c.h, c.layers, c.stride, c.channels, c.outputs))
-
-
-# With a GPU. ------------------------------------------------------------------------------------------------------------------
 
 
 def summary(values: Any) -> dict[str, float]:
@@ -310,79 +302,6 @@ def measure(frame_hw: tuple[int, int], rounds: int) -> dict[str, Any]:
     return found
 
 
-# With nvcc. -------------------------------------------------------------------------------------------------------------------
-
-
-def kernel_name(symbol: str) -> str:
-    """A kernel's entry in words: `zoomed fp16 8x16x64 reduce enlarge`."""
-    if match := re.search(r"VariantI(f|NS_4HalfE)Li(\d+)ELi(\d+)ELi(\d+)ELb(\d)ELb(\d)", symbol):
-        element, *tile, reduce, enlarge = match.groups()
-        kinds = [name for flag, name in ((reduce, "reduce"), (enlarge, "enlarge")) if flag == "1"]
-        return " ".join(["zoomed", "fp32" if element == "f" else "fp16", "x".join(tile), *kinds])
-    match = re.search(r"enlarge_kernelI(f|NS_4HalfE)(h|S\d_|NS_4HalfE)", symbol)
-    if match is None:
-        raise ValueError(f"{symbol} is no kernel of the plugins")
-    return f"enlarge_argmax {'fp32' if match[1] == 'f' else 'fp16'} to {'bytes' if match[2] == 'h' else 'fp16'}"
-
-
-def resources(architecture: str) -> Iterator[tuple[str, dict[str, int]]]:
-    """Each kernel's name and what ptxas says of it."""
-    with tempfile.TemporaryDirectory() as scratch:
-        command = ["nvcc", "-std=c++17", "-O3", f"-arch={architecture}", "-cubin", "-Xptxas=-v", "--Werror=all-warnings"]
-        done = subprocess.run(
-            [*command, "-o", f"{scratch}/a.cubin", str(SOURCES / "kernels.cu")], capture_output=True, text=True, check=False
-        )
-    if done.returncode != 0:
-        sys.exit(done.stderr)
-    said = re.compile(
-        r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?"
-        r"Used (\d+) registers([^\n]*)",
-        re.DOTALL,
-    )
-    for symbol, stack, stores, loads, registers, rest in said.findall(done.stderr):
-        static = re.search(r"(\d+) bytes smem", rest)
-        yield (
-            kernel_name(symbol),
-            {
-                "registers": int(registers),
-                "stack_bytes": int(stack),
-                "spill_store_bytes": int(stores),
-                "spill_load_bytes": int(loads),
-                "static_shared_bytes": int(static[1]) if static else 0,
-            },
-        )
-
-
-def report(path: Path) -> None:
-    """Write what every kernel takes of every architecture; what a GPU run wrote there stays."""
-    from edgesmith.deploy.plugins.twin import planned_shared_bytes
-
-    kept = read_json(path) if path.is_file() else {}
-    told = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
-    version = re.search(r"V([\d.]+)", told)
-    kernels: dict[str, Any] = {}
-    for architecture in ARCHITECTURES:
-        for name, used in resources(architecture):
-            kernels.setdefault(name, {})[architecture] = used
-    for name, by_architecture in kernels.items():
-        if tile := re.search(r"fp(\d+) (\d+)x(\d+)x(\d+)", name):
-            half, rows, cols, outputs = tile[1] == "16", *(int(v) for v in tile.groups()[1:])
-            by_architecture["dynamic_shared_bytes_96_channels"] = planned_shared_bytes(rows, cols, outputs, 96, half)
-    write_json(
-        path,
-        {
-            "operators": VERSIONS,
-            "nvcc": version[1] if version else "unknown",
-            "source_digest": source_digest(),
-            "threads_a_block": 128,
-            "kernels": dict(sorted(kernels.items())),
-            "gpu": kept.get("gpu"),
-        },
-    )
-    spilled = [n for n, by in kernels.items() if any(by[a]["spill_store_bytes"] for a in ARCHITECTURES)]
-    print(f"{len(kernels)} kernels for {', '.join(ARCHITECTURES)}; with spills: {', '.join(spilled) or 'none'}")
-
-
 def size(text: str) -> tuple[int, int]:
     h, w = text.split("x")
     return int(h), int(w)
@@ -393,11 +312,7 @@ def main() -> None:
     parser.add_argument("--frame", type=size, default=(1024, 2048), help="height x width")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", type=Path, help="put the numbers into this file, under `gpu`")
-    parser.add_argument("--resources", type=Path, help="compile only: write what the kernels take to this file")
     given = parser.parse_args()
-    if given.resources:
-        report(given.resources)
-        return
     import torch
 
     if not torch.cuda.is_available():

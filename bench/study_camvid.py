@@ -1,22 +1,22 @@
-"""The CamVid study, as a list of jobs that can be stopped and started again: python bench/study_camvid.py
+"""The CamVid study, as a list of jobs that can be stopped and started again (see study.py): python bench/study_camvid.py
 
 Needs EDGESMITH_DATA (the folder that holds camvid/) and the imported weights that the recipe `camvid` names. Each finished job
-is appended to docs/measurements/camvid.json at once; a job that is there is not run again.
+is appended to docs/measurements/camvid.json at once.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgesmith.deploy.engines.onnxruntime import processor
-from edgesmith.deploy.files import new_folder, read_json, write_json
+from edgesmith.bench import study
+from edgesmith.bench.study import Job
+from edgesmith.deploy.files import new_folder, read_json
 from edgesmith.pipeline import recipe, run
-from edgesmith.pipeline.artifacts import BundleFolder, Slot, Weights, tool_versions
+from edgesmith.pipeline.artifacts import BundleFolder, Slot, Weights
 from edgesmith.pipeline.data.spec import Data
 from edgesmith.pipeline.events import view_for
 from edgesmith.pipeline.validate import Validate
@@ -25,18 +25,10 @@ RESULTS = Path("docs/measurements/camvid.json")
 SEEDS = (0, 1, 2)
 
 
-def main() -> None:
-    jobs: dict[str, Callable[[], dict[str, Any]]] = {f"fine-tune, seed {s}": partial(fine_tune, s) for s in SEEDS}
-    jobs["street alone"] = street_alone
-    jobs |= {f"student, seed {s}": partial(student, s) for s in SEEDS}
-    for name, job in jobs.items():
-        rows = read_json(RESULTS) if RESULTS.is_file() else []
-        if name in (row["job"] for row in rows):
-            print(f"{name}: done before", file=sys.stderr)
-            continue
-        result = {"job": name, **job(), "tools": tool_versions(), "processor": processor()}
-        write_json(RESULTS, [*rows, result])
-        print(f"{name}: test mIoU {result['miou']:.4f}", file=sys.stderr)
+def jobs() -> dict[str, Job]:
+    every = {f"fine-tune, seed {s}": Job(partial(fine_tune, s)) for s in SEEDS}
+    every["street alone"] = Job(street_alone)
+    return every | {f"student, seed {s}": Job(partial(student, s)) for s in SEEDS}
 
 
 def fine_tune(seed: int) -> dict[str, Any]:
@@ -104,4 +96,4 @@ def summary(value: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    study.run(study.parser(__doc__).parse_args(), RESULTS, jobs())

@@ -1,9 +1,9 @@
-"""What fp16 and INT8 cost, as a list of jobs that can be stopped and started again: python bench/study_precision.py
+"""What fp16 and INT8 cost, as a list of jobs that can be stopped and started again: python bench/study_precision.py [NAME=DIR]
 
 LAT-S of the CamVid study (runs/camvid-seed0/onnx) is always in it; an argument NAME=DIR adds a graph folder that was trained on
 CamVid. Needs EDGESMITH_DATA (the folder that holds camvid/), and for the imported Cityscapes networks EDGESMITH_SHARED
 (weights, sample frames and a clip; left out where it is not set). Each finished job is appended to
-docs/measurements/precision.json at once.
+docs/measurements/precision.json at once; options are those of study.py.
 
 All by ONNX Runtime on the CPU: fp16 is computed in fp32 between casts, INT8 is rounded by Q/DQ and computed in fp32.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgesmith.bench import study
+from edgesmith.bench.study import Job
 from edgesmith.calibration.int8 import FILE, METHODS, Calibration, Layer, Method
-from edgesmith.deploy.engines.onnxruntime import processor
-from edgesmith.deploy.files import read_json, write_json
 from edgesmith.deploy.images import in_colour_order
 from edgesmith.deploy.meta import Meta
-from edgesmith.pipeline.artifacts import OnnxModel, Slot, Weights, open_artifact, tool_versions
+from edgesmith.pipeline.artifacts import OnnxModel, Slot, Weights, open_artifact
 from edgesmith.pipeline.calibrate import Calibrate
 from edgesmith.pipeline.cpu import session
 from edgesmith.pipeline.data.images import decode_frame
@@ -52,27 +52,27 @@ IMPORTED = ("lat_small", "mac_small", "mac_large")
 
 
 def main() -> None:
+    parser = study.parser(__doc__)
+    parser.add_argument("networks", nargs="*", metavar="NAME=DIR")
+    given = parser.parse_args()
     networks = {"LAT-S": Path("runs/camvid-seed0/onnx")}
-    networks |= {name: Path(folder) for name, _, folder in (a.partition("=") for a in sys.argv[1:])}
-    jobs: dict[str, Callable[[], dict[str, Any]]] = {}
+    networks |= {name: Path(folder) for name, _, folder in (a.partition("=") for a in given.networks)}
+    study.run(given, RESULTS, jobs(networks))
+
+
+def jobs(networks: dict[str, Path]) -> dict[str, Job]:
+    every: dict[str, Job] = {}
     for name, folder in networks.items():
-        jobs[f"{name}, fp16"] = partial(floats, name, folder)
+        every[f"{name}, fp16"] = Job(partial(floats, name, folder))
         for method in METHODS:
-            jobs[f"{name}, int8, {method}"] = partial(int8, name, folder, method, False)
+            every[f"{name}, int8, {method}"] = Job(partial(int8, name, folder, method, False))
         for method in METHODS:
-            jobs[f"{name}, int8, {method}, fallback"] = partial(int8, name, folder, method, True)
+            every[f"{name}, int8, {method}, fallback"] = Job(partial(int8, name, folder, method, True))
     if shared := os.environ.get("EDGESMITH_SHARED"):
         for name in IMPORTED:
-            jobs[f"imported {name}, sample frames"] = partial(imported, name, Path(shared), "samples")
-            jobs[f"imported {name}, clip"] = partial(imported, name, Path(shared), "clip")
-    for name, job in jobs.items():
-        rows = read_json(RESULTS) if RESULTS.is_file() else []
-        if name in (row["job"] for row in rows):
-            print(f"{name}: done before", file=sys.stderr)
-            continue
-        result = {"job": name, **job(), "tools": tool_versions(), "processor": processor()}
-        write_json(RESULTS, [*rows, result])
-        print(f"{name}: {result}", file=sys.stderr)
+            every[f"imported {name}, sample frames"] = Job(partial(imported, name, Path(shared), "samples"))
+            every[f"imported {name}, clip"] = Job(partial(imported, name, Path(shared), "clip"))
+    return every
 
 
 def judge_of(folder: Path) -> Judge:

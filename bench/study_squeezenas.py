@@ -1,27 +1,18 @@
 """The SqueezeNAS study on CamVid, as a list of jobs that can be stopped and started again: python bench/study_squeezenas.py
 
-    --list          the jobs, in order, and which are done
-    --only NAME     one job
-    --timings       only the jobs that take times and need the machine alone; --no-timings: only the others
-
-Needs EDGESMITH_DATA (the folder that holds camvid/). A finished job is appended to docs/measurements/squeezenas.json at once;
-a job that is there is not run again, and one that was stopped goes on where it was. Files lie in runs/study-squeezenas.
+Options are those of study.py. Needs EDGESMITH_DATA (the folder that holds camvid/). A finished job is appended to
+docs/measurements/squeezenas.json at once; one that was stopped goes on where it was. Files lie in runs/study-squeezenas.
 """
 
 from __future__ import annotations
 
-import argparse
-import fcntl
 import itertools
-import os
 import random
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +20,15 @@ from typing import Any
 import numpy as np
 
 from edgesmith import models
+from edgesmith.bench import study
+from edgesmith.bench.study import Job
 from edgesmith.calibration.table import Table
-from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, SessionOptions, processor
+from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, SessionOptions
 from edgesmith.deploy.files import read_json, write_bytes, write_json
 from edgesmith.models.arch import Arch, Segmentation, SqueezeNas
 from edgesmith.models.cost import macs, params
 from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD
-from edgesmith.pipeline.artifacts import Architecture, SearchResult, Weights, tool_versions
+from edgesmith.pipeline.artifacts import Architecture, SearchResult, Weights
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.derive import Derive
@@ -57,20 +50,26 @@ DATA = Data("camvid")
 MAC_BUDGET = 0.25
 """GMACs of the MAC-aware search: about those of the published MAC-S at this size."""
 SEEDS = (0, 1)
-FOUND = ("MAC-found", "LAT-found")
+SEARCHES = {"MAC-found": "search for MACs", "LAT-found": "search for latency"}
+"""Network that was found -> the job that found it."""
+FOUND = tuple(SEARCHES)
 RANDOM = ("random 1", "random 2", "random 3")
 NETWORKS, FITTED = 40, 10
 """Random networks that are measured against the table, and how many of them fit scale and offset."""
 CLOSE = 0.03
 """How far a random network's latency may be from the budget."""
 
+EARLY = 0.04
+"""A limit of removal that acts on a search as short as this one: under the paper's 0.005 it ends before a candidate leaves."""
+
 SEARCH = SqueezeNasSearch(
     data=DATA,
     input_hw=HW,
     target=MAC_BUDGET,
     alpha=4.0,
-    theta_lr=8.0,  # steps times rate are about those of the authors' example, which takes many more steps at 0.1
-    theta_from=0.1,
+    theta_optimizer="adam",  # plain SGD at a rate of 8 ended at an entropy of 2.22 nats, this at 2.08
+    theta_lr=0.03,
+    theta_from=0.2,
     epochs=14,
     batch=8,
     augment=Augment(crop_hw=(144, 192), scale=(0.3, 0.7)),
@@ -95,25 +94,17 @@ TRAIN = Train(
 )
 
 
-@dataclass(frozen=True)
-class Job:
-    run: Callable[[], dict[str, Any]]
-    timing: bool = False
-    """Takes times: nothing else may run beside it."""
-    one_thread: bool = False
-    """Runs beside another such job."""
-
-
 def jobs() -> dict[str, Job]:
     """All jobs in their order; timings stand together in as few groups as the questions allow."""
     every = {
         "search for MACs": Job(partial(search, "search-macs", SEARCH)),
-        "search for MACs, no removal": Job(partial(search, "search-macs-all", replace(SEARCH, removal=None))),
+        "search for MACs, early removal": Job(partial(search, "search-macs-early", replace(SEARCH, removal=EARLY))),
         "export random networks": Job(export_random),
         "latency table": Job(measure_table, timing=True),
         "time random networks": Job(time_random, timing=True),
         "time the MAC-found network": Job(time_mac_found, timing=True),
         "search for latency": Job(search_latency),
+        "time early removal": Job(time_removal, timing=True),
         "export the five": Job(export_five),
         "time the five": Job(time_five, timing=True),
     }
@@ -127,9 +118,8 @@ def jobs() -> dict[str, Job]:
 
 
 def search(name: str, stage: SqueezeNasSearch) -> dict[str, Any]:
-    """One search: what it found under its target, and what a step cost in each epoch."""
-    clock = StepClock(FOLDER / name / "steps.json")
-    result = Pipeline(FOLDER / name, clock).run("search", SearchResult, stage)
+    """One search: its course, and what it found under its target."""
+    result = Pipeline(FOLDER / name, view_for(sys.stderr)).run("search", SearchResult, stage)
     summary, samples = read_json(result.path / "search.json"), read_json(result.path / "samples.json")
     arch = Derive(budget=stage.target).chosen(result)
     row = next(r for r in samples if r["arch_digest"] == arch.digest)
@@ -149,8 +139,6 @@ def search(name: str, stage: SqueezeNasSearch) -> dict[str, Any]:
         "alive": [r["alive"] for r in history],
         "pixel_loss": [r["pixel_loss"] for r in history],
         "most_probable": [NAMES[int(np.argmax(p))] for p in summary["probabilities"]],
-        "step_s": clock.medians,
-        "search_s": sum(clock.medians.values()) * clock.steps,
         "digest": result.digest,
     }
 
@@ -164,26 +152,38 @@ def search_latency() -> dict[str, Any]:
     return search("search-latency", stage)
 
 
-class StepClock:
-    """A log of a stage that notes the median time of a step in each epoch: a pause of the machine does not count."""
+def time_removal(rounds: int = 3) -> dict[str, Any]:
+    """Seconds of a step with the candidates that each epoch of the search with early removal had left, and with all."""
+    import torch
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.view = path, view_for(sys.stderr)
-        self.steps, self._last, self._seconds = 0, 0.0, list[float]()
-        self.medians: dict[str, float] = read_json(path)["medians"] if path.is_file() else {}
-        self.steps = read_json(path)["steps"] if path.is_file() else 0
+    from edgesmith.pipeline.checkpoint import Progress
+    from edgesmith.pipeline.loader import Batches
+    from edgesmith.pipeline.search.squeezenas_loop import Searching
 
-    def __call__(self, event: str, **fields: Any) -> None:
-        self.view(event, **fields)
-        now = time.perf_counter()
-        if event == "step":
-            if fields["step"] > 1 and self._last:
-                self._seconds.append(now - self._last)
-            self._last, self.steps = now, fields["steps"]
-        elif event == "epoch" and self._seconds:
-            self.medians[str(fields["epoch"])] = round(statistics.median(self._seconds), 4)
-            self._seconds, self._last = [], 0.0
-            write_json(self.path, {"medians": self.medians, "steps": self.steps})
+    history = read_json(FOLDER / "search-macs-early" / "search" / "search.json")["history"]
+    batches = Batches(open_split(DATA, "train"), SEARCH.augment, SEARCH.batch, SEARCH.seed)
+    batch, device, costs = next(batches.first(1)), torch.device("cpu"), SEARCH.costs()
+    left = [len(NAMES) * len(space("small"))] + [row["alive"] for row in history[:-1]]  # at the start of each epoch
+    taken: dict[int, list[float]] = {alive: [] for alive in left}
+    for _ in range(rounds):
+        for alive, seconds in taken.items():
+            searching = Searching(SEARCH, TASK, costs, device)
+            searching.resume(Progress(history=history[: left.index(alive)]))
+            for timed in (False, True):  # the first step meets cold caches
+                start = time.perf_counter()
+                searching.advance(batch, Progress(), 0.5)
+                if timed:
+                    seconds.append(time.perf_counter() - start)
+    step_s = {alive: statistics.median(each) for alive, each in taken.items()}
+    with_s, without_s = (sum(len(batches) * step_s[alive] for alive in each) for each in (left, left[:1] * len(left)))
+    return {
+        "alive": left,
+        "step_s": [round(step_s[alive], 4) for alive in left],
+        "steps_an_epoch": len(batches),
+        "with_s": round(with_s),
+        "without_s": round(without_s),
+        "share": round(with_s / without_s, 3),
+    }
 
 
 # Latency
@@ -258,11 +258,16 @@ def table_budget() -> float:
     return float((row_of("time the MAC-found network")["median_ms"] - fit["offset_ms"]) / fit["scale"])
 
 
+def network(name: str) -> Arch:
+    """One of the networks that are compared."""
+    if name in FOUND:
+        return found(SEARCHES[name])
+    return Arch.from_json(row_of("time the MAC-found network")["random"][RANDOM.index(name)]["arch"])
+
+
 def five() -> dict[str, Arch]:
     """The networks that are compared."""
-    archs = {FOUND[0]: found("search for MACs"), FOUND[1]: found("search for latency")}
-    others = row_of("time the MAC-found network")["random"]
-    return archs | {name: Arch.from_json(r["arch"]) for name, r in zip(RANDOM, others, strict=True)}
+    return {name: network(name) for name in (*FOUND, *RANDOM)}
 
 
 def export_five() -> dict[str, Any]:
@@ -342,7 +347,7 @@ def train(name: str, seed: int) -> dict[str, Any]:
     from edgesmith.pipeline.fit import evaluate
 
     folder = FOLDER / f"train-{name.replace(' ', '-')}-seed{seed}"
-    arch = five()[name]
+    arch = network(name)
     write_json(folder / "found.json", arch.to_json())
     pipeline = Pipeline(folder, view_for(sys.stderr))
     made = pipeline.run("arch", Architecture, Derive(str(folder / "found.json")))
@@ -369,59 +374,9 @@ def found(job: str) -> SqueezeNas:
     return arch
 
 
-def rows() -> list[dict[str, Any]]:
-    return read_json(RESULTS) if RESULTS.is_file() else []
-
-
 def row_of(job: str) -> dict[str, Any]:
-    for row in rows():
-        if row["job"] == job:
-            return row
-    sys.exit(f"this job needs the result of {job!r}; run that first")
-
-
-def append(row: dict[str, Any]) -> None:
-    """Add a row to the results; two jobs may finish at once."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / "results.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        write_json(RESULTS, [*rows(), row])
-
-
-def run_one(name: str, job: Job) -> None:
-    start = time.time()
-    result = job.run()
-    append({"job": name, **result, "seconds": round(time.time() - start), "tools": tool_versions(), "processor": processor()})
-    print(f"{name}: done in {time.time() - start:.0f} s", file=sys.stderr)
-
-
-def run_apart(name: str) -> None:
-    """One job in a process of its own with one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__, "--only", name], check=True, env=environment)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = jobs()
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--only", choices=every, metavar="NAME")
-    parser.add_argument("--timings", action=argparse.BooleanOptionalAction)
-    given = parser.parse_args()
-    done = {row["job"] for row in rows()}
-    if given.list:
-        for name, job in every.items():
-            print(f"{'done' if name in done else 'open'}  {'timing' if job.timing else '      '}  {name}")
-        return
-    wanted = {n: j for n, j in every.items() if n not in done and given.only in (None, n)}
-    wanted = {n: j for n, j in wanted.items() if given.timings in (None, j.timing)}
-    apart = [n for n, j in wanted.items() if j.one_thread and given.only is None]
-    for name, job in wanted.items():
-        if name not in apart:
-            run_one(name, job)
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(run_apart, apart))
+    return study.row_of(RESULTS, job)
 
 
 if __name__ == "__main__":
-    main()
+    study.run(study.parser(__doc__).parse_args(), RESULTS, jobs())

@@ -182,8 +182,7 @@ def squeezenas_searches(rows: list[dict[str, Any]]) -> str:
         [
             r["job"].removeprefix("search for "),
             f"{r['target']:.3g}",
-            f"{r['search_s'] / 60:.1f}",
-            f"{min(r['step_s'].values()):.2f} to {max(r['step_s'].values()):.2f}",
+            f"{100 * r['removal']:.3g} %",
             f"{r['alive'][-1]} of 260",
             f"{r['entropy'][-1]:.2f}",
             f"{r['cost']:.3g}",
@@ -194,14 +193,26 @@ def squeezenas_searches(rows: list[dict[str, Any]]) -> str:
     heads = [
         "search",
         "target",
-        "steps, min",
-        "a step, s",
+        "removal below",
         "candidates left",
         "entropy, nats",
         "cost of the chosen",
         "its val mIoU as a path",
     ]
     return markdown(heads, lines)
+
+
+def squeezenas_removal(rows: list[dict[str, Any]]) -> str:
+    row = next((r for r in rows if r["job"] == "time early removal"), None)
+    if row is None:
+        return "not run\n"
+    steps = [
+        ["candidates at the start of epoch", *map(str, range(1, len(row["alive"]) + 1))],
+        ["alive", *map(str, row["alive"])],
+        ["a step, s", *(f"{s:.2f}" for s in row["step_s"])],
+    ]
+    said = f"All steps: {row['with_s']} s with early removal, {row['without_s']} s without, a share of {row['share']:.2f}.\n"
+    return markdown(steps[0], steps[1:]) + "\n" + said
 
 
 def squeezenas_table(rows: list[dict[str, Any]]) -> str:
@@ -304,6 +315,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "frame_loop": frame_loop,
     "squeezenas-blocks": squeezenas_blocks,
     "squeezenas-networks": squeezenas_networks,
+    "squeezenas-removal": squeezenas_removal,
     "squeezenas-searches": squeezenas_searches,
     "squeezenas-table": squeezenas_table,
     "supernet_step": supernet_step,

@@ -79,8 +79,9 @@ class Total:
     """The summed latency of one architecture."""
 
     latency_ms: float
-    error_ms: float
-    """Errors of different entries are independent, that of one entry counts as often as the entry."""
+    error_ms: float | None
+    """Errors of different entries are independent, that of one entry counts as often as the entry. None where the table has
+    none."""
     parts: tuple[tuple[str, str, float], ...]
     """(name in the network, key of the entry, ms) in order of execution."""
 

@@ -6,7 +6,8 @@
     meta.json          its contract (see meta.py)
     provenance.json    where it came from
     golden/            000.png, a frame; 000.mask.png, the labels that torch gave it; and so on
-    engines/<key>/     engine.json, which names its graph and that graph's digest; engine.plan where the backend has one
+    engines/<key>/     engine.json, which names its graph, that graph's digest and its plugins; engine.plan where the backend
+                       has one, and libedgesmith_plugins.so where that plan needs it
     manifest.json      size and SHA-256 of each file above, and a digest over that table
 
 Engines of several devices and precisions lie side by side. An engine is code that runs on the machine that opens it: one
@@ -32,6 +33,7 @@ from edgesmith.deploy.engines.tensorrt import PLAN
 from edgesmith.deploy.files import payload_files, read_json, sha256_file, sha256_json, write_text
 from edgesmith.deploy.images import in_colour_order, read_png
 from edgesmith.deploy.meta import EngineRecord, Meta, Parity, is_sha256
+from edgesmith.deploy.plugins import LIBRARY
 
 __all__ = [
     "Bundle",
@@ -387,3 +389,7 @@ def _require_consistent(record: EngineRecord, path: Path, parts: list[str], file
     if record.plan_bytes != held:
         there = "there is none" if held is None else f"it has {held} bytes"
         raise ValueError(f"{path}: plan_bytes is {record.plan_bytes}, but of {PLAN} {there}; build the engine again")
+    if (record.plugins_digest is None) != (f"engines/{record.key}/{LIBRARY}" not in files):
+        raise ValueError(
+            f"{path}: plugins_digest is {record.plugins_digest}, and {LIBRARY} must lie beside it or not accordingly"
+        )

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,16 @@ def fsync_tree(folder: Path) -> None:
             os.close(fd)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write one file so that `path` holds either its old content or all of `data`, also after a power loss."""
+def write_bytes(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write one file so that `path` holds either its old content or all of `data`, also after a power loss.
+
+    Large data may come in pieces.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(fd, "wb") as f:
-            f.write(data)
+            f.writelines([data] if isinstance(data, bytes) else data)
             f.flush()
             os.fsync(f.fileno())
         os.chmod(temporary, 0o644)

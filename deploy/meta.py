@@ -122,6 +122,8 @@ class EngineRecord:
     """The plan also runs on later versions of the backend's library."""
     plugins: tuple[str, ...] = ()
     """Operators of `deploy.plugins` that it uses."""
+    plugins_digest: str | None = None
+    """Digest of the sources of the plugins' library that lies beside the plan; None where there is none."""
 
     @classmethod
     def read(cls, path: Path) -> EngineRecord:
@@ -132,7 +134,14 @@ class EngineRecord:
     def from_json(cls, value: Any, source: Path | str = "engine.json") -> EngineRecord:
         """Check every value. Raises ValueError naming `source`, the field, the value and what it must be."""
         if isinstance(value, dict):  # bundles of edgesmith 0.1 hold one graph, and no engine of a single GPU
-            value = {"graph": "model.onnx", "gpu": None, "version_compatible": False, "plugins": [], **value}
+            value = {
+                "graph": "model.onnx",
+                "gpu": None,
+                "version_compatible": False,
+                "plugins": [],
+                "plugins_digest": None,
+                **value,
+            }
         f = Fields(value, str(source))
         f.one_of("format", (FORMAT,))
         record = cls(
@@ -148,6 +157,7 @@ class EngineRecord:
             plan_bytes=f.optional("plan_bytes", lambda name: f.integer(name, 1, 1 << 40)),
             version_compatible=f.one_of("version_compatible", (False, True)),
             plugins=f.names("plugins", 0, 64),
+            plugins_digest=f.optional("plugins_digest", f.sha256),
         )
         f.done()
         return record

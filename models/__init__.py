@@ -43,6 +43,10 @@ def build_part(part: Part) -> nn.Module:
         from edgesmith.models import squeezenas
 
         return squeezenas.build_part(part)
+    if part.family == "fasterseg":
+        from edgesmith.models import fasterseg
+
+        return fasterseg.build_part(part)
     raise ValueError(f"no module is known for {part.key!r} of family {part.family!r}")
 
 

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from edgesmith.models.arch import Arch, Cell, FasterSeg, Segmentation
 from edgesmith.models.ops import ZoomedConv, conv_bn_relu, resize
+from edgesmith.models.parts import Arm, BranchCell, FasterSegStem, Join, Part
+from edgesmith.models.parts import Head as HeadPart
 
 HEAD_FULL_WIDTH = 256
 """A head that takes more channels than these works on half as many."""
@@ -31,6 +33,60 @@ def build(arch: Arch, task: Segmentation) -> FasterSegModule:
     if not isinstance(arch, FasterSeg):
         raise TypeError(f"{type(arch).__name__} is not a FasterSeg architecture")
     return FasterSegModule(arch, task)
+
+
+def build_part(part: Part) -> nn.Module:
+    """The module of one piece, as the network has it: untrained, inputs (N, C, H, W) in the order of `part.inputs`."""
+    width = part.inputs[0][0]
+    match part.config:
+        case FasterSegStem():
+            return _stem(part.config.width)
+        case BranchCell(cell=cell, align_corners=aligned):
+            return _cell(width, cell, bool(aligned))
+        case Arm():
+            return _whole(conv_bn_relu(width, part.config.width, 1), part)
+        case Join(kernel=kernel, width=out):
+            return _whole(conv_bn_relu(sum(c for c, _, _ in part.inputs), out, kernel), part)
+        case HeadPart():
+            return Head(width, part.config.classes)
+    raise ValueError(f"{part.key} is no piece of a FasterSeg module")
+
+
+def piece(module: FasterSegModule, name: str, part: Part) -> nn.Module:
+    """The piece `name` (see `edgesmith.models.parts.parts`) of a built network, sharing its weights."""
+    return _whole(module.get_submodule(name), part)
+
+
+def _whole(module: nn.Module, part: Part) -> nn.Module:
+    """`module` with what the network computes around it and counts to the piece."""
+    match part.config:
+        case Arm(hw=hw, align_corners=aligned):
+            return Enlarged(module, hw, aligned)
+        case Join():
+            return Joined(module)
+    return module
+
+
+class Enlarged(nn.Module):
+    """A module and the enlargement of its map behind it."""
+
+    def __init__(self, module: nn.Module, hw: tuple[int, int], align_corners: bool) -> None:
+        super().__init__()
+        self.module, self.hw, self.align_corners = module, hw, align_corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resize(self.module(x), self.hw, self.align_corners)
+
+
+class Joined(nn.Module):
+    """A module on several maps, one beside the other."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        return self.module(torch.cat(maps, 1))  # type: ignore[no-any-return]
 
 
 class Skip(nn.Module):
@@ -52,6 +108,17 @@ class Skip(nn.Module):
             shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
             y = torch.cat([y, self.parts[1](shifted)], 1)  # (N, C', H/2, W/2)
         return F.relu(self.bn(y))
+
+
+def _stem(f: int) -> nn.Sequential:
+    """From the picture to 1/8 of it, 8F' channels."""
+    return nn.Sequential(
+        conv_bn_relu(3, 4 * f, 3, stride=2),
+        conv_bn_relu(4 * f, 8 * f, 3, stride=2),
+        conv_bn_relu(8 * f, 8 * f, 3),
+        conv_bn_relu(8 * f, 8 * f, 3, stride=2),
+        conv_bn_relu(8 * f, 8 * f, 3),
+    )
 
 
 def _cell(cin: int, cell: Cell, align_corners: bool) -> nn.Module:
@@ -141,13 +208,7 @@ class FasterSegModule(nn.Module):
         super().__init__()
         self.enlarge_align_corners = arch.align_corners
         f = arch.stem_width
-        self.stem = nn.Sequential(
-            conv_bn_relu(3, 4 * f, 3, stride=2),
-            conv_bn_relu(4 * f, 8 * f, 3, stride=2),
-            conv_bn_relu(8 * f, 8 * f, 3),
-            conv_bn_relu(8 * f, 8 * f, 3, stride=2),
-            conv_bn_relu(8 * f, 8 * f, 3),
-        )
+        self.stem = _stem(f)
         common = arch.branches[0][: arch.shared]
         self.shared = Cells(8 * f, common, arch.align_corners)
         fork = common[-1].width if common else 8 * f

@@ -5,10 +5,13 @@ Nothing here unpickles: foreign checkpoints are read with `weights_only=True`, o
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +21,18 @@ from torch import Tensor, nn
 from edgesmith import models
 from edgesmith.models.arch import Segmentation, SqueezeNas
 from edgesmith.models.model import read_model
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""The types of tensors, by safetensors' names."""
 
 
 def load(folder: Path) -> nn.Module:
@@ -44,6 +59,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
     """A safetensors file's bytes for `tensors` (made contiguous, on the CPU)."""
     return save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+
+
+def tensor_pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes]:
+    """A safetensors file of `tensors` piece by piece, so that one of gigabytes needs no second copy of them in memory."""
+    ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that each lies aligned
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    end = 0
+    for name in ordered:
+        t = tensors[name]
+        start, end = end, end + t.numel() * t.element_size()
+        header[name] = {"dtype": _DTYPES[t.dtype], "shape": list(t.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in ordered:
+        yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:

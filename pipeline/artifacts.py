@@ -60,7 +60,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class SearchResult(Artifact):
-    """What a search found: search.json (its course), samples.json (networks with cost and score), its supernet's weights."""
+    """What a search found: search.json (its course), the supernet's weights, and samples.json (SqueezeNAS) or logits.json."""
 
     kind: ClassVar[str] = "search"
 

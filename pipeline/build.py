@@ -15,16 +15,16 @@ from typing import Any, ClassVar, Literal, get_args
 from edgesmith.deploy import bundle as bundles
 from edgesmith.deploy.bundle import Bundle, EngineRecord, check_golden, graph_name, write_manifest
 from edgesmith.deploy.engines import BACKENDS, Backend
-from edgesmith.deploy.engines.gpu import Gpu, current_gpu
+from edgesmith.deploy.engines.gpu import current_gpu
 from edgesmith.deploy.engines.tensorrt import RTX_COMPUTE_CAPABILITIES
 from edgesmith.deploy.engines.tensorrt_options import DEFAULTS, PlanOptions
 from edgesmith.deploy.files import payload_files, read_json, sha256_file, write_bytes, write_json
+from edgesmith.deploy.plugins import our_library
 from edgesmith.pipeline.artifacts import SIDECAR, BundleFolder, OnnxModel, Slot, content_digest
 
 BuildPrecision = Literal["fp32", "fp16", "int8", "best"]
 BUILD_PRECISIONS: tuple[BuildPrecision, ...] = ("fp32", "fp16", "int8", "best")
 Plugins = Literal["none", "auto"]
-LAYERS = "layers.json"
 
 _DISTRIBUTIONS: dict[Backend, str] = {
     "onnxruntime": "onnxruntime",
@@ -57,7 +57,9 @@ class Build:
     """Seconds after which building one plan is given up."""
     plugins: Plugins = "none"
     """auto takes operators of `deploy.plugins` where they were measured to be faster on this machine, none takes none."""
-    version: ClassVar[int] = 3
+    plugin_library: str | None = field(default=None, metadata={"identity": False})
+    """The plugins' library for TensorRT, compiled on this machine (see deploy/plugins/CMakeLists.txt); only auto reads it."""
+    version: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         problems = []
@@ -84,14 +86,28 @@ class Build:
         found |= {backend: installed_version(backend) for backend in self.backends}
         if {"tensorrt", "torch_tensorrt"} & set(self.backends) or self.compute_capability == "current":
             found["gpu"] = _gpu_name()
+        if self._reads_plugin_library:
+            library = Path(str(self.plugin_library))
+            found["plugin_library"] = sha256_file(library) if library.is_file() else "none"
         return found
 
+    @property
+    def _reads_plugin_library(self) -> bool:
+        return self.plugins == "auto" and "tensorrt" in self.backends and self.plugin_library is not None
+
     def require_backends(self) -> None:
-        """Raise ImportError, with what installs it, for a backend that is not there; ValueError where it cannot do this."""
+        """Raise ImportError, with what installs it, for a backend that is not there; ValueError where it cannot do this, and
+        it or OSError for a library of plugins that is not ours.
+        """
         for backend in self.backends:
             _require_library(backend)
             if self.precision == "best":
                 _require_runs_here(backend)
+        if self._reads_plugin_library:
+            try:
+                our_library(Path(str(self.plugin_library))).load()
+            except RuntimeError as e:
+                raise ValueError(f"plugin_library: {e}") from None
         if "torch_tensorrt" in self.backends and self.weights is None:
             raise ValueError("backend torch_tensorrt compiles weights, not the graph: name their folder with --weights DIR")
 
@@ -132,16 +148,13 @@ class Build:
         from edgesmith.pipeline.best import choose
 
         candidates = ["fp32", "fp16", *(["int8"] if (folder / bundles.CALIBRATION).is_file() else [])]
-        for precision in candidates:
-            write_graph(folder, precision, source)
+        written = [precision for precision in candidates if write_graph(folder, precision, source)]
         choice = choose(folder, candidates)
-        for precision in candidates:
-            if precision not in ("fp32", choice.precision):
+        for precision in written:  # what was there before is another engine's
+            if precision != choice.precision:
                 (folder / graph_name(precision)).unlink()
         log("precision", backend=backend, chosen=choice.precision, why=choice.why)
-        provenance = read_json(folder / "provenance.json")
-        chosen = {"backend": backend, "machine": platform.machine(), **choice._asdict()}
-        write_json(folder / "provenance.json", {**provenance, "best": [*provenance.get("best", []), chosen]})
+        _remember(folder, "best", {"backend": backend, "machine": platform.machine(), **choice._asdict()})
         return choice.precision
 
     def _add_engine(self, backend: Backend, precision: str, folder: Path, source: Path, log: Log) -> dict[str, Any]:
@@ -161,15 +174,20 @@ class Build:
                 graph=graph_name(precision),
                 plugins=used,
             )
-            (folder / "engines" / record.key).mkdir(parents=True, exist_ok=True)
+            for older in (folder / "engines").glob(f"{ort.engine_key(precision)}*"):  # with these plugins or others
+                shutil.rmtree(older)
+            (folder / "engines" / record.key).mkdir(parents=True)
             for name, value in files.items():
                 write_json(folder / "engines" / record.key / name, value)
         else:
-            record, notes = self._add_plan(backend, precision, folder, source, log)
-            if self.plugins == "auto":
-                notes["plugins"] = {"taken": [], "why": f"{backend} plans are built here but not run: nothing was measured"}
+            from .build_plan import add_plan
+
+            record, notes = add_plan(self, backend, precision, folder, source, log)
         write_json(folder / "engines" / record.key / "engine.json", record.to_json())
-        log("engine", key=record.key, **notes)
+        log("engine", key=record.key, **{k: v for k, v in notes.items() if k != "plugins"})
+        if "plugins" in notes:
+            log("plugins", backend=backend, **notes["plugins"])
+            _remember(folder, "plugins", {"engine": record.key, "machine": platform.machine(), **notes["plugins"]})
         return {"key": record.key, **notes}
 
     def _cpu_plugins(self, folder: Path, precision: str) -> tuple[str, dict[str, Any], tuple[str, ...], dict[str, Any]]:
@@ -188,70 +206,22 @@ class Build:
             return engine_key(precision), {}, taken, note
         return split.engine_key(precision), {split.SPLIT: choice.split.to_json()}, taken, note
 
-    def _add_plan(
-        self, backend: Backend, precision: str, folder: Path, source: Path, log: Log
-    ) -> tuple[EngineRecord, dict[str, Any]]:
-        from edgesmith.deploy.engines import tensorrt as trt
 
-        plan = folder / "engines" / trt.PLAN
-        plan.parent.mkdir(exist_ok=True)
-        if backend == "torch_tensorrt":
-            from edgesmith.pipeline.torch_plan import build_torch_plan
-
-            built = build_torch_plan(Path(str(self.weights)), folder, plan, precision, self.plan)
-        else:
-            graph = _named(folder, source, precision)
-            with _explained(graph, backend):
-                built = trt.build_plan(
-                    graph,
-                    plan,
-                    module=backend,
-                    compute_capability=self.compute_capability,
-                    options=self.plan,
-                    timeout_s=self.timeout_s,
-                    progress=lambda phase: log("build", backend=backend, phase=phase),
-                )
-        digest = sha256_file(folder / graph_name(precision))
-        slug = Gpu(built.device, built.compute_capability).slug
-        record = EngineRecord(
-            key=trt.engine_key(backend, built.version, built.compute_capability, precision, digest, slug),
-            backend=backend,
-            version=built.version,
-            device=f"NVIDIA GPU, {built.device or built.compute_capability}",
-            precision=precision,
-            graph_sha256=digest,
-            graph=graph_name(precision),
-            compute_capability=built.compute_capability,
-            gpu=built.device or None,
-            plan_bytes=built.plan_bytes,
-            version_compatible=self.plan.version_compatible,
-        )
-        home = folder / "engines" / record.key
-        shutil.rmtree(home, ignore_errors=True)  # the same engine, built before
-        home.mkdir()
-        plan.rename(home / trt.PLAN)
-        if built.device:
-            _write_layers(home, trt.MODULE_OF[backend], log)
-        return record, {
-            "build_seconds": built.build_seconds,
-            "plan_bytes": built.plan_bytes,
-            **({"not_honoured": list(built.notices)} if built.notices else {}),
-        }
-
-
-def write_graph(folder: Path, precision: str, source: Path) -> None:
+def write_graph(folder: Path, precision: str, source: Path) -> bool:
     """Write the graph of `precision` beside model.onnx, with the ranges of calibration.json for int8, unless it is there.
+
+    Whether it was written comes back.
 
     Raises ValueError naming `source` and the fix when it cannot be lowered, or int8 has no calibration; ImportError
     without onnx.
     """
     path = folder / graph_name(precision)
     if path.is_file():
-        return
+        return False
     if precision == "int8" and not (folder / bundles.CALIBRATION).is_file():
         raise ValueError(
             f"{source} has no {bundles.CALIBRATION}, and precision int8 needs the ranges of its graph: "
-            f"edgesmith calibrate {source} --data SPEC --method entropy --out OUT, then edgesmith build OUT"
+            f"edgesmith calibrate {source} --data SPEC --out OUT, then edgesmith build OUT"
         )
     from edgesmith.calibration.int8 import Calibration
 
@@ -264,47 +234,13 @@ def write_graph(folder: Path, precision: str, source: Path) -> None:
     except ValueError as e:
         raise ValueError(f"{source}: {e}") from None
     write_bytes(path, model.SerializeToString(deterministic=True))
+    return True
 
 
-def _named(folder: Path, source: Path, precision: str) -> Path:
-    """The graph's file, where possible in the folder that the user knows it by."""
-    known = source / graph_name(precision)
-    return known if known.is_file() else folder / graph_name(precision)
-
-
-@contextlib.contextmanager
-def _explained(graph: Path, backend: Backend) -> Any:
-    """Add to a builder's refusal what the rules say of the graph: node, fix and source."""
-    try:
-        yield
-    except (ValueError, RuntimeError) as e:
-        if importlib.util.find_spec("onnx") is None:  # a device need not have it
-            raise
-        from edgesmith.deploy.engines.tensorrt_options import version_number
-
-        from .graph_check import check_graph
-        from .graph_rules import Target
-        from .graph_view import read_graph
-
-        number = version_number(installed_version(backend))
-        target: Target = "trt10.3" if number < (10, 16) else "trt10.16" if number < (11,) else "trt11"
-        try:
-            found = check_graph(read_graph(graph), "rtx" if backend == "tensorrt_rtx" else target)
-        except ValueError:  # it cannot even be read, and the builder has said so
-            raise e from None
-        if not found:
-            raise
-        raise type(e)(f"{e}\nedgesmith check-graph says of it:\n" + "\n".join(str(f) for f in found)) from None
-
-
-def _write_layers(home: Path, module: str, log: Log) -> None:
-    """What the plan is made of, beside it. A library that does not tell is no reason to throw the plan away."""
-    from edgesmith.deploy.engines import tensorrt as trt
-
-    try:
-        write_json(home / LAYERS, trt.inspect_plan(home / trt.PLAN, module).to_json())
-    except (RuntimeError, ValueError, TimeoutError) as e:
-        log("warning", message=f"no {LAYERS}: {e}")
+def _remember(folder: Path, what: str, choice: dict[str, Any]) -> None:
+    """Add a choice, and what it was made by, to the provenance: that stays with the bundle."""
+    provenance = read_json(folder / "provenance.json")
+    write_json(folder / "provenance.json", {**provenance, what: [*provenance.get(what, []), choice]})
 
 
 def _copy(model: OnnxModel, folder: Path) -> None:
@@ -319,8 +255,10 @@ def _try_golden(folder: Path, source: Path, precision: str, key: str, log: Log) 
     """Run the bundle's golden frames. Raises RuntimeError when the engine's labels are not torch's."""
     from edgesmith.deploy.engines import open_engine
 
+    from .build_plan import named
+
     bundle = Bundle.open(folder)
-    graph = _named(folder, source, precision)
+    graph = named(folder, source, precision)
     with open_engine("onnxruntime", graph, folder / "engines" / key, bundle.meta.frame_hw, precision) as engine:
         golden = check_golden(bundle, engine)
     if not golden.passed:

@@ -21,7 +21,7 @@ def add_engines(folder: Path, build: Build, log: Callable[..., None]) -> list[di
     """Build the engines that `build` asks for into the bundle at `folder`; notes of each, with its key.
 
     The bundle is copied, added to and put in the place of the old one, so that it is at every moment one or the other.
-    Engines that it holds stay, but for one of the same key, which is replaced.
+    Engines that it holds stay, but for one of the same key, with whatever plugins: that is replaced.
 
     Raises ValueError when the bundle is damaged, and as Build does; the bundle is as it was then. BlockingIOError when
     another process is adding to it.
@@ -42,7 +42,8 @@ def add_engines(folder: Path, build: Build, log: Callable[..., None]) -> list[di
 def _update_sidecar(folder: Path, notes: list[dict[str, Any]]) -> None:
     """The pipeline's sidecar describes the bundle as it is now."""
     sidecar, files = read_json(folder / SIDECAR), file_digests(folder)
-    engines = [e for e in sidecar.get("engines", []) if e["key"] not in {n["key"] for n in notes}]
+    new = {note["key"] for note in notes}
+    engines = [e for e in sidecar.get("engines", []) if e["key"] not in new and (folder / "engines" / e["key"]).is_dir()]
     write_json(folder / SIDECAR, {**sidecar, "digest": sha256_json(files), "files": files, "engines": [*engines, *notes]})
 
 

@@ -116,10 +116,10 @@ class Calibrate:
         return ("train", "val") if "val" in splits(self.data) else ("train",)
 
     def __call__(self, model: OnnxModel, slot: Slot) -> OnnxModel:
+        from .graph import graph_digest
         from .graph_view import read_graph
         from .judge import Judge
         from .observe import Watched, observe
-        from .precision import graph_digest
 
         model.check()
         meta = Meta.read(model.path / bundles.META)

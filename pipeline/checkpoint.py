@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from edgesmith.deploy.files import write_bytes
+from edgesmith.models.weights import tensor_pieces
 
 if TYPE_CHECKING:
     from .artifacts import Slot
@@ -51,17 +51,15 @@ class Checkpoint:
     def describe(self) -> str:
         return self._saved
 
-    def save(self, learner: Learner, progress: Progress) -> None:
+    def save(self, learner: Learner[Any], progress: Progress) -> None:
         if self.path is None:
             return
-        tensors = {name: t.detach().cpu().contiguous() for name, t in learner.state()}
-        tensors |= {f"best/{k}": v.cpu().contiguous() for k, v in learner.best.items()}
-        tensors["rng"] = torch.get_rng_state()
+        tensors = {**dict(learner.state()), **{f"best/{k}": v for k, v in learner.best.items()}, "rng": torch.get_rng_state()}
         place = json.dumps({"key": self.key, **vars(progress)})
-        write_bytes(self.path, save(tensors, {"progress": place}))
+        write_bytes(self.path, tensor_pieces(tensors, {"progress": place}))
         self._saved = f"{self.path} (epoch {progress.epoch + 1}, step {progress.step})"
 
-    def load(self, learner: Learner) -> Progress | None:
+    def load(self, learner: Learner[Any]) -> Progress | None:
         """Restore `learner` and return the place, or None when there is no checkpoint of this training."""
         if self.path is None or not self.path.is_file():
             return None

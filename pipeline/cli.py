@@ -18,6 +18,7 @@ from .verbs.calibrate import calibrate
 from .verbs.check_graph import check_graph
 from .verbs.compare import compare
 from .verbs.data import data
+from .verbs.derive import derive
 from .verbs.look import show, validate, verify
 from .verbs.make import build, export, weights
 from .verbs.report import report
@@ -47,7 +48,8 @@ def cli() -> None:
     """
 
 
-VERBS = (run, report, show, verify, validate, data, zoo, table, weights, export, calibrate, check_graph, compare, build, bundle)
+MAKING = (data, zoo, derive, table, weights, export, calibrate, check_graph, compare, build, bundle)
+VERBS = (run, report, show, verify, validate, *MAKING)
 for verb in VERBS:
     cli.add_command(verb)
 

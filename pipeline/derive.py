@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, Literal, overload
 
 from edgesmith import models
 from edgesmith.deploy.files import read_json, sha256_json, write_json
 from edgesmith.models.arch import Arch
 
 from .artifacts import Architecture, SearchResult, Slot
+from .search.fasterseg_derive import Target, choose_scales, derive, pruned
+from .search.fasterseg_space import read_logits
 from .search.pareto import choose
 from .search.squeezenas_space import NAMES, space
 
@@ -23,13 +25,17 @@ class Derive:
     arch: str | None = None
     """`zoo:NAME` for a published network, or the path of an architecture in JSON. Null where the recipe searches for one."""
     budget: float | None = None
-    """Of a search: the most that the whole network may cost, in the search's unit. The best val mIoU within is chosen; null:
-    the best of all."""
+    """Of a search: the most that the whole network may cost, in the search's unit. The best val mIoU within is chosen, of
+    FasterSeg the set of branches with the best target within; null: the best of all."""
+    net: Literal["student", "teacher", "pruned_teacher"] = "student"
+    """Which network of a FasterSeg search. pruned_teacher is the teacher at the smallest expansion ratio."""
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.budget is not None and (self.budget <= 0 or self.arch is not None):
             raise ValueError(f"budget: {self.budget} " + ("is not above 0" if self.arch is None else "goes without arch"))
+        if self.net not in ("student", "teacher", "pruned_teacher") or (self.net != "student" and self.arch is not None):
+            raise ValueError(f"net: {self.net!r} " + ("is not known" if self.arch is None else "goes without arch"))
         if self.arch is None:
             return
         if self.arch.startswith("zoo:"):
@@ -55,8 +61,10 @@ class Derive:
 
     @property
     def digest(self) -> str:
-        """Identity for the key: the architecture itself, not where it was read from, or the budget."""
-        return sha256_json({"budget": self.budget}) if self.arch is None else self.value.digest
+        """Identity for the key: the architecture itself, not where it was read from, or the budget and the network."""
+        if self.arch is not None:
+            return self.value.digest
+        return sha256_json({"budget": self.budget, **({} if self.net == "student" else {"net": self.net})})
 
     @overload
     def __call__(self, slot: Slot, /) -> Architecture: ...
@@ -71,8 +79,13 @@ class Derive:
         return Architecture(slot.out)
 
     def chosen(self, search: SearchResult) -> Arch:
-        """The network of `search` with the best val mIoU within the budget."""
-        summary, samples = read_json(search.path / "search.json"), read_json(search.path / "samples.json")
+        """The network of `search` that is best within the budget. Raises ValueError when there is none."""
+        summary = read_json(search.path / "search.json")
+        if summary.get("method", "squeezenas") == "fasterseg":
+            return self._of_fasterseg(search, Target(**summary["target"]))
+        if self.net != "student":
+            raise ValueError(f"derive.net: {self.net} is a network of a FasterSeg search; this one is of SqueezeNAS")
+        samples = read_json(search.path / "samples.json")
         scored = [row for row in samples if row["val_miou"] is not None]
         best = choose([(row["cost"], row["val_miou"]) for row in scored], self.budget)
         if best is None:
@@ -84,6 +97,20 @@ class Derive:
         choice = [NAMES.index(name) for name in scored[best]["choice"]]
         arch = space(summary["space"]).arch(choice, "searched")
         return space(summary["space"]).arch(choice, f"squeezenas-{summary['space']}-{arch.digest[:8]}")
+
+    def _of_fasterseg(self, search: SearchResult, target: Target) -> Arch:
+        found = read_logits(search.path / "logits.json")
+        source: Literal["student", "teacher"] = "student" if self.net == "student" else "teacher"
+        if source not in found.logits:
+            raise ValueError(f"derive.net: {self.net} needs a search with a teacher; this one had none")
+        try:
+            scales = choose_scales(found.candidates(source), target, self.budget)
+        except ValueError as e:
+            raise ValueError(f"derive.{e}") from None
+        arch = derive(found.space, found.logits[source], source, scales)
+        if self.net == "pruned_teacher":
+            arch = pruned(arch, found.space)
+        return replace(arch, name=f"fasterseg-{self.net.replace('_', '-')}-{arch.digest[:8]}")
 
 
 def read_architecture(artifact: Architecture) -> Arch:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-SCALARS = ("loss", "lr", "val_miou", "pixel_loss", "cost", "temperature", "entropy", "alive")
+SCALARS = ("loss", "lr", "val_miou", "pixel_loss", "cost", "temperature", "entropy", "alive", "latency", "lambda")
 """Numbers of steps and epochs that TensorBoard shows."""
 LIVE = ("step", "progress", "job")
 """Events that move a bar instead of making a line."""
@@ -65,7 +65,8 @@ class EventLog:
         at = fields["epoch"] if event == "epoch" else (fields["epoch"] - 1) * fields["steps"] + fields["step"]
         for name in SCALARS:
             if isinstance(fields.get(name), (int, float)):
-                self._board.add_scalar(f"{fields.get('stage', 'run')}/{event}/{name}", fields[name], at)
+                place = [fields.get("stage", "run"), *([fields["phase"]] if "phase" in fields else []), event, name]
+                self._board.add_scalar("/".join(place), fields[name], at)
 
 
 @dataclass
@@ -157,8 +158,9 @@ def close_view(view: Callable[..., None]) -> None:
 def epoch_line(fields: dict[str, Any]) -> str:
     miou = fields.get("val_miou")
     shown = "" if miou is None else f", val mIoU {miou:.4f}"
-    shown += "".join(f", {k} {fields[k]:.4g}" for k in ("cost", "entropy", "alive") if k in fields)
-    return f"epoch {fields['epoch']}/{fields['epochs']}: loss {fields['loss']:.4f}{shown}, {fields['seconds']:.1f} s"
+    shown += "".join(f", {k} {fields[k]:.4g}" for k in ("cost", "latency", "entropy", "alive") if k in fields)
+    phase = f"{fields['phase']} " if "phase" in fields else ""
+    return f"{phase}epoch {fields['epoch']}/{fields['epochs']}: loss {fields['loss']:.4f}{shown}, {fields['seconds']:.1f} s"
 
 
 def describe(event: str, fields: dict[str, Any]) -> str:

@@ -7,8 +7,10 @@ import dataclasses
 import inspect
 import textwrap
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
+
+from .yamlfile import tag
 
 
 class Field(NamedTuple):
@@ -20,10 +22,15 @@ class Field(NamedTuple):
     default: str
     """As YAML would have it, or "required"."""
     doc: str
+    when: str = ""
+    """Where a section may be one of several: the word that makes it the one with this field, as in `method fasterseg`."""
 
 
 def fields_of(kind: type[Any], prefix: str = "") -> Iterator[Field]:
-    """The fields of dataclass `kind`, those of nested dataclasses with their path."""
+    """The fields of dataclass `kind`, those of nested dataclasses with their path.
+
+    What sections that stand for each other have in common comes once, with the first of them.
+    """
     docs, hints = _docs(kind), typing.get_type_hints(kind)
     for f in dataclasses.fields(kind):
         hint = hints[f.name]
@@ -32,16 +39,34 @@ def fields_of(kind: type[Any], prefix: str = "") -> Iterator[Field]:
         nested = [t for t in (hint, *typing.get_args(hint)) if one and dataclasses.is_dataclass(t) and isinstance(t, type)]
         if not nested or type(None) in typing.get_args(hint):
             yield Field(key, _type_name(f.type), _default(f), docs.get(f.name, ""))
-        for inner in nested:
-            if inner.__name__ != "Data" or not prefix:  # stages take the recipe's own dataset; its fields stand once
-                yield from fields_of(inner, f"{key}.")
+        nested = [t for t in nested if t.__name__ != "Data" or not prefix]  # stages take the recipe's dataset: it stands once
+        yield from _inner(nested, f"{key}.")
+
+
+def _inner(kinds: Sequence[type[Any]], prefix: str) -> Iterator[Field]:
+    tagged = tag(kinds)
+    if tagged is None:
+        for kind in kinds:
+            yield from fields_of(kind, prefix)
+        return
+    name, by_word = tagged
+    doc = _docs(kinds[0])[name]
+    found = {word: list(fields_of(kind, prefix)) for word, kind in by_word.items()}
+    yield Field(f"{prefix}{name}", " or ".join(by_word), next(iter(by_word)), doc)
+    common = set.intersection(*(set(fields) for fields in found.values()))
+    seen: set[Field] = set()
+    for word, fields in found.items():
+        for f in fields:
+            if f.key != f"{prefix}{name}" and f not in seen:
+                yield f if f in common else f._replace(when=f"{name} {word}")
+                seen |= {f} & common
 
 
 def as_text(kind: type[Any]) -> str:
     """All fields as lines for a terminal."""
     lines = []
     for f in fields_of(kind):
-        lines.append(f"{f.key}: {f.type} = {f.default}")
+        lines.append(f"{f.key}: {f.type} = {f.default}{f'   ({f.when})' if f.when else ''}")
         lines += textwrap.wrap(f.doc, 100, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines)
 

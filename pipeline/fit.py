@@ -34,7 +34,7 @@ from .optim import learning_rate, make_optimizer, optimizer_state, set_learning_
 from .reference import labels_by_torch
 
 if TYPE_CHECKING:
-    from .train import Train
+    from .train import Distil, Train
 
 
 def fit(train: Train, arch_artifact: Architecture, slot: Slot) -> Weights:
@@ -46,13 +46,14 @@ def fit(train: Train, arch_artifact: Architecture, slot: Slot) -> Weights:
     limit = cache_bytes()
     train_split, val_split = (Cached(open_split(train.data, name), limit // 2) for name in ("train", "val"))
     device = pick_device(train.device)
-    module, started = initial_module(train, arch, train_split.labels)
-    trainer = Trainer(train, module, device, class_weights_of(train, train_split))
+    taught = None if train.distil is None else teacher_module(train.distil, train_split.labels)
+    module, started = initial_module(train, arch, train_split.labels)  # seeds what is random, so it comes after the teacher
+    trainer = Trainer(train, module, device, class_weights_of(train, train_split), taught)
     if started:
         slot.log("started-from", weights=str(train.start and train.start.weights), fresh=started)
     batches = Batches(train_split, train.augment, train.batch, train.seed)
     progress = run_epochs(Training(train, trainer, val_split), batches, train.epochs, train.checkpoint_seconds, slot)
-    parents = [arch_artifact, *([train.start.open()] if train.start else [])]
+    parents = [arch_artifact, *(given.open() for given in (train.start, train.distil) if given)]
     with slot.writing(Weights, parents, seed=train.seed, device=str(device), precision=trainer.placement.precision) as folder:
         _write(folder, train, arch, train_split.labels, trainer, progress)
     return Weights(slot.out)
@@ -83,7 +84,7 @@ class Training:
         self.trainer.best = tensors
 
     def advance(self, batch: Batch, progress: Progress, done: float) -> dict[str, float]:
-        self.lr = learning_rate(self.train, done)
+        self.lr = learning_rate(self.train, done, self.train.epochs)
         return {"loss": float(self.trainer.step(batch, self.lr)), "lr": self.lr}
 
     def end_epoch(self, progress: Progress) -> dict[str, Any]:
@@ -113,12 +114,20 @@ class Training:
 
 
 class Trainer:
-    """Module, moving average and optimizer on one device, and the step that advances them."""
+    """Module, moving average and optimizer on one device, and the step that advances them. `teacher` is what distil names."""
 
-    def __init__(self, train: Train, module: nn.Module, device: torch.device, class_weights: list[float] | None) -> None:
+    def __init__(
+        self,
+        train: Train,
+        module: nn.Module,
+        device: torch.device,
+        class_weights: list[float] | None,
+        teacher: nn.Module | None = None,
+    ) -> None:
         self.train = train
         self.placement = Placement(device, pick_precision(train.precision, device), train.channels_last)
         self.module: Any = self.placement.module(module).train()
+        self.teacher: Any = None if teacher is None else self.placement.module(teacher).eval().requires_grad_(False)
         self.averaged = self.module
         if train.ema is not None:
             self.averaged = _copy_of(self.module).eval()
@@ -141,18 +150,32 @@ class Trainer:
         return loss.detach()
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Loss of normalised x (N, 3, H, W) against labels (N, H, W), auxiliary losses included."""
+        """Loss of normalised x (N, 3, H, W) against labels (N, H, W), auxiliary losses and the teacher's included."""
+        taught = self._taught(x)  # before the student's maps fill the memory
         with self.placement.autocast():
             outputs = self.module.train_logits(x) if self.train.aux_weight else (self.module.low_logits(x),)
-        main, *auxiliary = (self._pixel_loss(o.float(), labels) for o in outputs)
-        return main + self.train.aux_weight * sum(auxiliary, main.new_zeros(()))
+        logits = [enlarged(self.module, o, labels) for o in outputs]
+        main, *auxiliary = (self._pixel_loss(each, labels) for each in logits)
+        loss: Tensor = main + self.train.aux_weight * sum(auxiliary, main.new_zeros(()))
+        if taught is None:
+            return loss
+        teacher, distil = taught
+        return loss + distil.weight * losses.divergence(
+            logits[0], enlarged(self.teacher, teacher, labels), distil.divergence, distil.per
+        )
+
+    @torch.no_grad()
+    def _taught(self, x: Tensor) -> tuple[Tensor, Distil] | None:
+        """The teacher's low-resolution logits, where there is one."""
+        if self.train.distil is None:
+            return None
+        with self.placement.autocast():
+            return self.teacher.low_logits(x), self.train.distil
 
     def remember_best(self) -> None:
         self.best = {k: v.detach().clone() for k, v in self.averaged.state_dict().items()}
 
-    def _pixel_loss(self, low: Tensor, labels: Tensor) -> Tensor:
-        align = bool(self.module.enlarge_align_corners)
-        logits = F.interpolate(low, labels.shape[-2:], mode="bilinear", align_corners=align)
+    def _pixel_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.train.loss == "cross_entropy":
             return losses.cross_entropy(logits, labels, self.weight)
         t = self.train
@@ -166,6 +189,18 @@ class Trainer:
         torch._foreach_lerp_([average[k] for k in floats], [now[k] for k in floats], 1 - decay)
         for k in now.keys() - set(floats):
             average[k].copy_(now[k])
+
+
+def enlarged(module: Any, low: Tensor, labels: Tensor) -> Tensor:
+    """`low`, logits of `module`, as float at the size of the labels (N, H, W)."""
+    align = bool(module.enlarge_align_corners)
+    return F.interpolate(low.float(), labels.shape[-2:], mode="bilinear", align_corners=align)
+
+
+def teacher_module(distil: Distil, labels: LabelSet) -> nn.Module:
+    """The network that `distil` names. Raises ValueError unless its classes are those of `labels`."""
+    distil.model(labels.names)
+    return models.load(distil.open().path)
 
 
 def initial_module(train: Train, arch: Arch, labels: LabelSet) -> tuple[nn.Module, list[str]]:

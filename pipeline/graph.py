@@ -15,6 +15,7 @@ Cast is the first operator on the frame and the last before the labels: TensorRT
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -170,6 +171,11 @@ def as_model(graph: GraphProto) -> ModelProto:
     opset = helper.make_opsetid("", OPSET)
     version = helper.find_min_ir_version_for([opset])
     return helper.make_model(graph, opset_imports=[opset], ir_version=version, producer_name="edgesmith")
+
+
+def graph_digest(model: ModelProto) -> str:
+    """SHA-256 of a graph (hexadecimal): that of its file, as export writes it."""
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
 def cleaned(model: ModelProto) -> ModelProto:

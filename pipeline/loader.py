@@ -77,3 +77,19 @@ class Batches:
     def _sample(self, epoch: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         sample = self.split[index]
         return self.augment(sample.frame, sample.label, np.random.default_rng((self.seed, epoch, index)))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The batches of two sources side by side, as many an epoch as the shorter one has."""
+
+    one: Batches
+    other: Batches
+
+    def __len__(self) -> int:
+        return min(len(self.one), len(self.other))
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Batch, Batch]]:
+        """The pairs of one epoch in order, from pair `first` on."""
+        both = zip(self.one.epoch(epoch, first), self.other.epoch(epoch, first), strict=False)
+        return itertools.islice(both, len(self) - first)

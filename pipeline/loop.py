@@ -10,16 +10,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
 from .artifacts import Slot
 from .checkpoint import Checkpoint, Progress
-from .loader import Batch, Batches
+
+B = TypeVar("B")
+Given = TypeVar("Given", contravariant=True)
+Made = TypeVar("Made", covariant=True)
 
 
-class Learner(Protocol):
+class Source(Protocol[Made]):
+    """What a step learns from, epoch by epoch. `loader.Batches` and `loader.Pairs` are such."""
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        ...
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Made]:
+        """What the steps of one epoch get, from step `first` on."""
+        ...
+
+
+class Learner(Protocol[Given]):
     """What the loop advances. `fit.Training` and the searches are such."""
 
     advice: str
@@ -27,7 +42,7 @@ class Learner(Protocol):
     best: dict[str, Tensor]
     """Tensors that were set aside; they are part of a checkpoint."""
 
-    def advance(self, batch: Batch, progress: Progress, done: float) -> dict[str, float]:
+    def advance(self, batch: Given, progress: Progress, done: float) -> dict[str, float]:
         """One step when the share `done` (0 to 1) of all steps has passed. Returns what to follow, `loss` among it."""
         ...
 
@@ -48,7 +63,7 @@ class Learner(Protocol):
         ...
 
 
-def run_epochs(learner: Learner, batches: Batches, epochs: int, checkpoint_seconds: float, slot: Slot) -> Progress:
+def run_epochs(learner: Learner[B], batches: Source[B], epochs: int, checkpoint_seconds: float, slot: Slot) -> Progress:
     """Advance `learner` over `epochs` epochs of `batches`, from the slot's checkpoint where there is one.
 
     Raises FloatingPointError naming the step and the last good checkpoint when a number is no longer finite.
@@ -92,7 +107,9 @@ def untimed(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
 
 
-def _require_finite(finite: bool, what: str, learner: Learner, progress: Progress, steps: int, checkpoint: Checkpoint) -> None:
+def _require_finite(
+    finite: bool, what: str, learner: Learner[B], progress: Progress, steps: int, checkpoint: Checkpoint
+) -> None:
     """Raise FloatingPointError naming the step, the last good checkpoint and what may help unless `finite`.
 
     Asked of the loss at each step and of the weights before each checkpoint, so that no checkpoint is ever a broken one.

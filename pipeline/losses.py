@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,23 @@ def ohem(
         limit = hardest.gather(0, (kept - 1).clamp(min=0)[None])[0]
         hard = valid & (true <= torch.maximum(limit, torch.full_like(limit, threshold).log()))
     return cross_entropy(logits, torch.where(hard, labels, torch.full_like(labels, VOID)), weight)
+
+
+def divergence(
+    student: Tensor,
+    teacher: Tensor,
+    way: Literal["student_teacher", "teacher_student"] = "student_teacher",
+    per: Literal["pixel", "class"] = "pixel",
+) -> Tensor:
+    """Kullback-Leibler divergence of the two networks' soft labels, both from logits (N, C, H, W), mean over all pixels.
+
+    student_teacher is KL(student || teacher) (FasterSeg, Eq. 4), teacher_student KL(teacher || student). Per class, the mean
+    goes over the classes too: 1 / C of the other.
+    """
+    ours, theirs = student.log_softmax(1), teacher.log_softmax(1)
+    p, q = (ours, theirs) if way == "student_teacher" else (theirs, ours)
+    pixels = (p.exp() * (p - q)).sum(1).mean()
+    return pixels if per == "pixel" else pixels / student.shape[1]
 
 
 def class_weights(shares: Sequence[float]) -> list[float]:

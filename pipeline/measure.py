@@ -145,11 +145,6 @@ def part_graph(part: Part, module: nn.Module | None = None) -> ModelProto:
     return graph.cleaned(model)
 
 
-def graph_digest(model: ModelProto) -> str:
-    """SHA-256 of the graph's bytes (hexadecimal)."""
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-
-
 def _fill(module: nn.Module) -> None:
     """Give every tensor values that depend on its place and shape only, and keep the maps' size about the same."""
     import numpy as np
@@ -169,6 +164,8 @@ def _fill(module: nn.Module) -> None:
 
 def _export(job: tuple[Part, Path]) -> str:
     """Write a piece's graph; its digest."""
+    from .graph import graph_digest
+
     part, path = job
     model = part_graph(part)
     write_bytes(path, model.SerializeToString(deterministic=True))
@@ -194,7 +191,7 @@ class _Piece:
         model = onnx.load(str(self.path))
         kind = self.part.kind
         inputs = [] if kind in ("frame", "stem", "labels") else list(self.part.inputs)
-        outputs = [] if kind in ("frame", "decoder", "labels") else [_shape(port) for port in model.graph.output]
+        outputs = [] if kind in ("frame", "decoder", "head", "labels") else [_shape(port) for port in model.graph.output]
         time_ms = watch.piece_ms(model, inputs, outputs)
         return time_ms + watch.call_ms() if kind == "frame" else time_ms
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from .optimization import Optim
     from .search.squeezenas import SqueezeNasSearch
     from .train import Train
 
-    Learning: TypeAlias = Train | SqueezeNasSearch
+    Learning: TypeAlias = Optim | Train | SqueezeNasSearch
     """Configurations with the fields of an optimizer and its schedule."""
 
 
@@ -59,10 +60,12 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Ten
             yield f"{i}/{k}", v
 
 
-def learning_rate(learning: Learning, done: float) -> float:
-    """Learning rate when the share `done` (0 to 1) of the steps has passed."""
+def learning_rate(learning: Learning, done: float, epochs: int = 1) -> float:
+    """Learning rate when the share `done` (0 to 1) of the steps of `epochs` epochs has passed."""
     if done < learning.warmup:
         return learning.lr * (done + 1e-3) / (learning.warmup + 1e-3)
+    if learning.schedule == "exponential":
+        return learning.lr * learning.decay ** math.floor(done * epochs + 1e-9)  # done is a quotient: 3 epochs may be 2.999...
     done = (done - learning.warmup) / (1 - learning.warmup) if learning.warmup < 1 else 1.0
     if learning.schedule == "poly":
         return learning.lr * float((1 - done) ** learning.power)

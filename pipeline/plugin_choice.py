@@ -9,6 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgesmith.deploy.bundle import META, Meta, graph_name
 from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine
 from edgesmith.deploy.images import in_colour_order, read_png
@@ -47,17 +50,16 @@ def choose(folder: Path, precision: str, rounds: int = ROUNDS) -> Choice:
     from .rewrite import split_of
 
     meta, graph = Meta.read(folder / META), folder / graph_name(precision)
-    images = sorted(p for p in (folder / "golden").glob("*.png") if not p.name.endswith(".mask.png"))
+    frames = golden_frames(folder, meta)
     split = split_of(read_graph(graph))
     if split is None:
         return Choice(None, "the graph does not end in one bilinear enlargement and an argmax", {})
-    if not images:
+    if not frames:
         return Choice(None, "there are no golden frames to measure with", {})
     try:
         twin.library()
     except RuntimeError as e:
         return Choice(None, str(e), {})
-    frames = [in_colour_order(read_png(p, True), meta.colour_order) for p in images]
     blocks: dict[str, list[float]] = {NATIVE: [], PLUGIN: []}
     with ExitStack() as stack:
         engines: dict[str, Engine] = {
@@ -73,6 +75,12 @@ def choose(folder: Path, precision: str, rounds: int = ROUNDS) -> Choice:
                     times.append(1000 * (time.perf_counter() - start))
                 blocks[name].append(statistics.median(times[WARM_UP:]))
     return faster(split, {name: statistics.median(b) for name, b in blocks.items()}, rounds)
+
+
+def golden_frames(folder: Path, meta: Meta) -> list[NDArray[np.uint8]]:
+    """The golden frames of a graph folder as its graph takes them."""
+    images = sorted(p for p in (folder / "golden").glob("*.png") if not p.name.endswith(".mask.png"))
+    return [in_colour_order(read_png(p, True), meta.colour_order) for p in images]
 
 
 def faster(split: Split, median_ms: dict[str, float], rounds: int) -> Choice:

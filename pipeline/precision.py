@@ -16,7 +16,6 @@ Nodes keep their names, and so do the values that they compute.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgesmith.calibration.int8 import Calibration
 
-from .graph import OPSET
+from .graph import OPSET, graph_digest
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -62,11 +61,6 @@ def lowered(model: ModelProto, precision: Precision, calibration: Calibration | 
 def quantised(model: ModelProto, amax: Mapping[str, float], rest: Literal["fp16", "fp32"] = "fp16") -> ModelProto:
     """`model` with the convolutions named in `amax` in INT8, `amax` their inputs' ranges; the core's rest in `rest`."""
     return _Lowering(model, rest).lower(amax)
-
-
-def graph_digest(model: ModelProto) -> str:
-    """SHA-256 of a graph (hexadecimal): that of its file, as export writes it."""
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
 @dataclass(frozen=True)

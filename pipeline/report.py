@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesmith.deploy.files import payload_files, write_text
+from edgesmith.models.arch import SqueezeNas
 from edgesmith.models.cost import macs, params
 from edgesmith.models.draw import draw
 from edgesmith.models.model import Model
@@ -20,7 +21,8 @@ from edgesmith.models.model import Model
 from . import report_frames
 from .artifacts import SIDECAR
 from .report_charts import heat_map, histogram, line_chart
-from .report_compare import COMPARED_SECTIONS
+from .report_compare import COMPARED_SECTIONS, SPEED
+from .report_fasterseg import COSEARCH_SECTIONS
 from .report_page import (
     NONE,
     bar,
@@ -40,6 +42,7 @@ from .report_page import (
 )
 from .report_run import RunFolder, Section
 from .report_search import SEARCH_SECTIONS
+from .report_training import TEACHER, training
 
 PHASES = ("decode", "copy", "engine", "total")
 PARITY_LIMIT = 1e-4
@@ -64,9 +67,16 @@ def write_report(run_folder: Path, against: Sequence[Path] = ()) -> Path:
 
 
 def _sections(run: RunFolder) -> list[Section]:
-    """SECTIONS, with those of a search and of a comparison where the run has them."""
-    extra = [*(SEARCH_SECTIONS if run.searched else ()), *(COMPARED_SECTIONS if run.searched or run.against else ())]
-    return [SECTIONS[0], *extra, *SECTIONS[1:]]
+    """SECTIONS, with those of a search, of a comparison and of a teacher where the run has them."""
+    extra: list[Section] = []
+    if run.method == "fasterseg":  # its networks stand among its own sections
+        extra = [*COSEARCH_SECTIONS, *(COMPARED_SECTIONS if run.against else [SPEED])]
+    elif run.searched or run.against:
+        extra = [*(SEARCH_SECTIONS if run.searched else ()), *COMPARED_SECTIONS]
+    found = [SECTIONS[0], *extra, *SECTIONS[1:]]
+    if run.taught:
+        found.insert([anchor for anchor, _, _ in found].index("training"), TEACHER)
+    return found
 
 
 def _head(run: RunFolder) -> str:
@@ -124,40 +134,9 @@ def network(run: RunFolder) -> str:
         return note("No network yet: the run folder has no train/model.json.")
     hw = run.input_hw or (360, 480)
     words = "" if run.input_hw else "No graph was exported yet; the costs are those at 360x480 pixels. "
-    words += "Blocks run from left to right. Their outline is their width; the bars below are their shares of the compute."
+    if isinstance(run.model.arch, SqueezeNas):  # drawings of other families say it themselves
+        words += "Blocks run from left to right. Their outline is their width; the bars below are their shares of the compute."
     return figure(draw(run.model.arch, run.model.task, hw), words, "drawing")
-
-
-def training(run: RunFolder) -> str:
-    """Loss and validation mIoU over the epochs."""
-    rows = run.history
-    if not rows:
-        if run.model is None:
-            return note("Not trained yet.")
-        return note("There is no history of a training: these weights were imported, not trained in this run.")
-    scored = [(r["epoch"], r["val_miou"]) for r in rows if r.get("val_miou") is not None]
-    last = len(rows) - 1
-    best = max(range(len(rows)), key=lambda i: -math.inf if rows[i].get("val_miou") is None else rows[i]["val_miou"])
-    marks = [("best", best), ("last", last)] if scored else [("last", last)]
-    charts = figure(line_chart([(r["epoch"], r["loss"]) for r in rows], "epoch", "training loss", marks))
-    if scored:
-        epochs = [e for e, _ in scored]
-        marks = [(name, epochs.index(rows[i]["epoch"])) for name, i in marks if rows[i]["epoch"] in epochs]
-        charts += figure(line_chart([(e, 100 * m) for e, m in scored], "epoch", "validation mIoU, %", marks, "%"))
-        kept = "Best is the epoch with the highest mIoU on the validation split; the weights of both epochs are kept."
-    else:
-        kept = "No epoch was validated."
-    body = [
-        [
-            str(int(r["epoch"])),
-            f"{r['loss']:.4f}",
-            f"{r['lr']:.3g}" if r.get("lr") is not None else NONE,
-            percent(r.get("val_miou"), 2),
-        ]
-        for r in rows
-    ]
-    every = details("Every epoch", table(("epoch", "loss", "learning rate", "val mIoU"), body, text_columns=0))
-    return f'<div class="pair">{charts}</div><p class="soft small" style="margin-top:10px">{clean(kept)}</p>{every}'
 
 
 def classes(run: RunFolder) -> str:
@@ -270,7 +249,8 @@ def provenance(run: RunFolder) -> str:
     """Artifacts with their digests, and the machine."""
     rows: list[list[str]] = []
     tools: dict[str, str] = {}
-    for name in (*(("search",) if run.searched else ()), "arch", "train", "onnx", "bundle", "validation"):
+    taught = ("teacher-arch", "teacher") if run.taught else ()
+    for name in (*(("search",) if run.searched else ()), "arch", *taught, "train", "onnx", "bundle", "validation"):
         sidecar = run.json(f"{name}/{SIDECAR}")
         if sidecar is None:
             rows.append([name, NONE, "not made", NONE, NONE])

@@ -18,9 +18,11 @@ from edgesmith.models.cost import macs, params
 from edgesmith.models.draw import draw
 from edgesmith.models.draw_lineup import lineup
 
+from .report_ablation import Setting, ablation
+from .report_fasterseg import COSEARCH_SECTIONS
 from .report_page import clean, details, figure, guarded, note, number, page, percent, table
 from .report_plots import Point, Rule, Series, scatter
-from .report_run import RunFolder, Search, Section
+from .report_run import CoSearch, RunFolder, Search, Section
 from .report_search import SEARCH_SECTIONS
 
 FOUND = {"macs": "MAC-found", "latency": "latency-found", "params": "parameter-found", "activations": "activation-found"}
@@ -68,7 +70,7 @@ class TableCheck:
         sums, times = list(self.table_ms)[self.fitted :], list(self.measured_ms)[self.fitted :]
         if not sums:
             return ""
-        said = f"{len(sums)} networks"
+        said = "1 network" if len(sums) == 1 else f"{len(sums)} networks"
         if len(sums) > 2 and len(set(sums)) > 1 and len(set(times)) > 1:
             said += f", correlation {statistics.correlation(sums, times):.4f}"
         said += f"; error of the sum {_error(sums, times)}"
@@ -90,17 +92,21 @@ def _error(predicted: Sequence[float], truth: Sequence[float]) -> str:
 
 def networks(run: RunFolder) -> str:
     """The runs' networks one below the other, and each drawn in full."""
-    drawn = [(name, arch) for name, arch in _archs(run) if isinstance(arch, SqueezeNas)]
-    if not drawn:
+    archs = _archs(run)
+    if not archs:
         return note("No network was found yet.")
     task, hw = _seen(run)
+    in_line = [(name, arch) for name, arch in archs if isinstance(arch, SqueezeNas)]
     words = "The same blocks stand below each other. Point at a block for its settings and costs."
-    if len(drawn) == 1:
+    if len(archs) == 1:
         words += " With `edgesmith report RUN --against OTHER` the network of another run stands beside it."
-    figures = figure(lineup(drawn, task, hw), words, "drawing")
+    figures = figure(lineup(in_line, task, hw), words, "drawing") if in_line else ""
     # The run's own network has a section of its own.
-    full = [details(f"{name}, in full", figure(draw(arch, task, hw), "", "drawing")) for name, arch in drawn[1:]]
-    return figures + "".join(full)
+    own = 0 if run.arch is None else 1
+    full = [(name, arch, figure(draw(arch, task, hw), "", "drawing")) for name, arch in archs[own:]]
+    for name, arch, picture in full:
+        figures += details(f"{name}, in full", picture) if isinstance(arch, SqueezeNas) else f"<h3>{clean(name)}</h3>{picture}"
+    return figures or note("There is no other network to show beside it.")
 
 
 def speed(run: RunFolder) -> str:
@@ -116,17 +122,24 @@ def speed(run: RunFolder) -> str:
     return f'<div class="pair">{charts}</div>' + measured_table(found)
 
 
-COMPARED_SECTIONS: list[Section] = [("networks", "Found networks", networks), ("speed", "Cost and latency", speed)]
+SPEED: Section = ("speed", "Cost and latency", speed)
+COMPARED_SECTIONS: list[Section] = [("networks", "Found networks", networks), SPEED]
 """Sections of a run that searched, or that is compared."""
 
 
 def compare_searches(
-    folders: Sequence[Path], out: Path, measured: Sequence[Measured] = (), check: TableCheck | None = None, title: str = ""
+    folders: Sequence[Path],
+    out: Path,
+    measured: Sequence[Measured] = (),
+    check: TableCheck | None = None,
+    title: str = "",
+    settings: Sequence[Setting] = (),
 ) -> Path:
     """Write the page `out` that shows the searches in `folders` beside each other; the first one leads. Returns `out`.
 
     `measured` are networks that were timed and trained elsewhere (a study's), `check` whole networks that test a latency
-    table. Raises FileNotFoundError when a folder is not there, ValueError when there is none.
+    table, `settings` the rows of an ablation. Raises FileNotFoundError when a folder is not there, ValueError when there is
+    none.
     """
     if not folders:
         raise ValueError("folders: name at least one folder with a search")
@@ -135,17 +148,20 @@ def compare_searches(
             raise FileNotFoundError(f"{folder} holds no search: there is no folder {folder / 'search'}")
     runs = [RunFolder(folder) for folder in folders]
     first = RunFolder(folders[0], tuple(runs[1:]))
-    made = [("networks", "Found networks", guarded(networks, first))]
 
     def measured_elsewhere(first: RunFolder) -> str:
         charts = device_charts(measured) + _sampled_throughput(first)
         charts += "" if check is None else table_chart(check, [])
         return f'<div class="pair">{charts}</div>' + measured_table(measured)
 
+    made = [("ablation", "Ablation", guarded(ablation, settings))] if settings else []
+    if any(run.method != "fasterseg" for run in runs):  # the networks of a FasterSeg search stand among its own sections
+        made.append(("networks", "Found networks", guarded(networks, first)))
     made.append(("speed", "Cost and latency", guarded(measured_elsewhere if measured or check else speed, first)))
-    for run, name in _named(first):
-        for anchor, heading, section in SEARCH_SECTIONS:
-            made.append((f"{anchor}-{len(made)}", f"{name}: {heading.lower()}", guarded(section, run)))
+    for i, (run, name) in enumerate(_named(first)):
+        for anchor, heading, section in COSEARCH_SECTIONS if run.method == "fasterseg" else SEARCH_SECTIONS:
+            if i == 0 or anchor != "collapse":  # the first one's shows all
+                made.append((f"{anchor}-{len(made)}", f"{name}: {heading.lower()}", guarded(section, run)))
     title = title or "Searches beside each other"
     write_text(out, page(f"{title} · edgesmith", f"<h1>{clean(title)}</h1>", made))
     return out
@@ -216,7 +232,7 @@ def _about(m: Measured) -> str:
 def _sampled_throughput(run: RunFolder) -> str:
     """GMACs a second of all sampled networks by the latency table of a search that had one."""
     search = _table(run)
-    if search is None:
+    if not isinstance(search, Search):
         return ""
 
     def point(row: dict[str, float]) -> Point:
@@ -234,7 +250,7 @@ def _sampled_throughput(run: RunFolder) -> str:
 # What the runs say
 
 
-def measured_of(run: RunFolder, name: str, table: Search | None) -> Measured | None:
+def measured_of(run: RunFolder, name: str, table: Search | CoSearch | None) -> Measured | None:
     """The network of `run` with what its validation measured; `table` is a search that knows latencies of candidates."""
     if run.arch is None:
         return None
@@ -265,25 +281,27 @@ def _as_in_table(validation: dict[str, Any] | None, hw: tuple[int, int]) -> bool
     return (engine["backend"], engine["precision"], tuple(validation["frame_hw"])) == ("onnxruntime", "fp32", hw)
 
 
-def _table_sum(table: Search, arch: Arch, task: Segmentation, hw: tuple[int, int]) -> float | None:
+def _table_sum(table: Search | CoSearch, arch: Arch, task: Segmentation, hw: tuple[int, int]) -> float | None:
     """Latency of `arch` by the costs of `table`; None where these are of another size, task or space."""
-    if not isinstance(arch, SqueezeNas) or (table.input_hw, table.task) != (hw, task):
+    if (table.input_hw, table.task) != (hw, task):
         return None
     try:
-        return table.cost(arch)
+        if isinstance(table, CoSearch):
+            return table.cost(arch)
+        return table.cost(arch) if isinstance(arch, SqueezeNas) else None
     except ValueError:
         return None
 
 
-def _table(run: RunFolder) -> Search | None:
-    """The first search among the runs that was latency-aware: it holds what its table says of each candidate."""
-    return next((r.search for r in (run, *run.against) if r.searched and r.search.resource == "latency"), None)
+def _table(run: RunFolder) -> Search | CoSearch | None:
+    """The first search among the runs that was latency-aware: it holds what its table says of its candidates or networks."""
+    return next((r.any_search for r in (run, *run.against) if r.searched and r.any_search.resource == "latency"), None)
 
 
 def _named(run: RunFolder) -> list[tuple[RunFolder, str]]:
     """The run and those that it is compared with, each with a name that no other has."""
     runs = [run, *run.against]
-    named = [f"{r.name}, {FOUND.get(r.search.resource, 'found')}" if r.searched else r.name for r in runs]
+    named = [f"{r.name}, {FOUND.get(r.any_search.resource, 'found')}" if r.searched else r.name for r in runs]
     twice = {name for name, count in Counter(named).items() if count > 1}
     return [(r, f"{name} ({r.path.resolve().name})" if name in twice else name) for r, name in zip(runs, named, strict=True)]
 
@@ -297,5 +315,5 @@ def _seen(run: RunFolder) -> tuple[Segmentation, tuple[int, int]]:
     if run.model is not None and run.input_hw is not None:
         return run.model.task, run.input_hw
     if run.searched:
-        return run.search.task, run.input_hw or run.search.input_hw or (360, 480)
+        return run.any_search.task, run.input_hw or run.any_search.input_hw or (360, 480)
     return Segmentation(19) if run.model is None else run.model.task, run.input_hw or (360, 480)

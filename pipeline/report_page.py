@@ -64,7 +64,9 @@ summary{cursor:pointer;font-weight:600}details>:nth-child(2){margin-top:12px}det
 .chart .good{fill:var(--accent)}.chart .miss{fill:var(--warm)}
 .chart text.on{fill:var(--on)}.chart .cell{fill:none;stroke:var(--rule)}
 .chart .dot{fill:var(--accent);fill-opacity:.35;stroke:var(--accent)}.chart .even{stroke:var(--soft);stroke-width:1.2}
-.chart .hoop{fill:none;stroke:var(--warm);stroke-width:2;pointer-events:all}
+.chart .curve{fill:none;stroke:var(--soft);stroke-width:2;stroke-linejoin:round}.chart .blue{stroke:#3d7fc9}
+.chart .orange{stroke:#e0941a}.chart path.dashed{stroke-dasharray:4 3}.chart .o1{opacity:.42}.chart .o2{opacity:.56}
+.chart .o3{opacity:.7}.chart .o4{opacity:.85}.chart .hoop{fill:none;stroke:var(--warm);stroke-width:2;pointer-events:all}
 .chart .name{paint-order:stroke;
 stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}.chart .picked{fill:none;stroke:var(--warm);stroke-width:2.5}
 @media (max-width:640px){main{padding:18px 10px 32px}section{padding:16px 14px;border-radius:8px}h1{font-size:25px}

@@ -76,7 +76,7 @@ def scatter(
         x_ticks = y_ticks = ticks(0, max(xs + ys))
     else:
         x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
-    keys, rows = _legend([*((s.name, s.kind) for s in series if s.finite), *((r.name, r.kind) for r in rules)], size[0])
+    keys, rows = legend([*((s.name, s.kind) for s in series if s.finite), *((r.name, r.kind) for r in rules)], size[0])
     frame = Frame(*size, (x_ticks[0], x_ticks[-1]), y_ticks, top=TOP + 18 * (rows - 1))
     parts = [*frame.axes(x_ticks, x_name, y_name), *keys]
     parts += [_rule(rule, frame, x_ticks[-1]) for rule in rules]
@@ -117,7 +117,7 @@ def _rule(rule: Rule, frame: Frame, x_most: float) -> str:
     return f'<path class="{rule.kind}" d="M{ends[0]}L{ends[1]}"/>'
 
 
-def _legend(entries: Sequence[tuple[str, str]], width: int) -> tuple[list[str], int]:
+def legend(entries: Sequence[tuple[str, str]], width: int) -> tuple[list[str], int]:
     """Marks with their words, in as many rows as they need, and how many these are."""
     parts, at, row = [], float(LEFT), 0
     for name, kind in entries:

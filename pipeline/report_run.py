@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,8 @@ from edgesmith.deploy.files import read_json
 from edgesmith.models.arch import Arch, Segmentation, SqueezeNas
 from edgesmith.models.model import Model, read_model
 
+from .search.fasterseg_space import RATES, Net, Scales
+from .search.fasterseg_space import Space as CellSpace
 from .search.pareto import choose
 from .search.squeezenas_space import NAMES, Space, space
 
@@ -76,6 +78,109 @@ class Search:
         return float(costs["fixed"] + sum(row[j] for row, j in chosen))
 
 
+@dataclass(frozen=True)
+class Found:
+    """A network that the logits of a FasterSeg search mean, with one set of branches."""
+
+    net: Net
+    scales: Scales
+    """Last scales of its branches, the deepest first."""
+    arch: Arch
+    latency: float
+    """By the search's costs, in its unit."""
+    val_miou: float | None
+    """With the supernet's weights; None when it could not be evaluated."""
+    target: float | None
+    """Eq. 5 and 6."""
+
+    @property
+    def branches(self) -> str:
+        """The rates at which its branches end, as in 1/32 + 1/16."""
+        return branch_words(self.scales)
+
+
+def branch_words(scales: Sequence[int]) -> str:
+    return " + ".join(f"1/{RATES[s]}" for s in scales)
+
+
+@dataclass(frozen=True)
+class CoSearch:
+    """What a FasterSeg search left: its search.json."""
+
+    summary: dict[str, Any]
+
+    @property
+    def unit(self) -> str:
+        return str(self.summary["unit"])
+
+    @property
+    def resource(self) -> str:
+        return str(self.summary["resource"])
+
+    @property
+    def task(self) -> Segmentation:
+        return Segmentation(int(self.summary["classes"]))
+
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """Size at which networks were evaluated and their costs count."""
+        h, w = self.summary["input_hw"]
+        return int(h), int(w)
+
+    @cached_property
+    def space(self) -> CellSpace:
+        return CellSpace.from_json(self.summary["space"])
+
+    @cached_property
+    def epochs(self) -> list[tuple[int, dict[str, Any]]]:
+        """A row for each epoch, pretraining first, counted through from 1."""
+        return list(enumerate(self.summary["history"], 1))
+
+    @property
+    def searched(self) -> list[tuple[int, dict[str, Any]]]:
+        """Those in which the architecture learnt."""
+        return [(i, row) for i, row in self.epochs if row["phase"] == "search"]
+
+    @property
+    def nets(self) -> list[Net]:
+        """The networks that were searched."""
+        known = {row["net"] for row in self.summary["networks"]} | set(self.summary["chosen"])
+        both: tuple[Net, ...] = ("student", "teacher")
+        return [net for net in both if net in known]
+
+    @cached_property
+    def networks(self) -> list[Found]:
+        """The last epoch's networks."""
+        return [found_network(row) for row in self.summary["networks"]]
+
+    def chosen(self, net: Net) -> Found | None:
+        """The network whose set of branches was chosen."""
+        scales = self.summary["chosen"].get(net)
+        return next((f for f in self.networks if f.net == net and list(f.scales) == scales), None)
+
+    def course(self, net: Net) -> dict[Scales, list[tuple[int, Found]]]:
+        """What the logits meant over the epochs: the networks of each set of branches, each with its epoch."""
+        found: dict[Scales, list[tuple[int, Found]]] = {}
+        for epoch, row in self.searched:
+            for network in map(found_network, row.get("networks") or ()):
+                if network.net == net:
+                    found.setdefault(network.scales, []).append((epoch, network))
+        return found
+
+    def cost(self, arch: Arch) -> float:
+        """What the search counted for `arch`, in its unit. Raises ValueError when it is none of its networks."""
+        for network in self.networks:
+            if network.arch.digest == arch.digest:
+                return network.latency
+        raise ValueError(f"{arch.name} is none of the {len(self.networks)} networks of the search")
+
+
+def found_network(row: dict[str, Any]) -> Found:
+    """A row of `networks` in search.json."""
+    numbers = row["latency"], row["val_miou"], row["target"]
+    return Found(row["net"], tuple(row["scales"]), Arch.from_json(row["arch"]), *numbers)
+
+
 def candidates(row: dict[str, Any]) -> list[int]:
     """The candidate of each block of a sample."""
     return [NAMES.index(name) for name in row["choice"]]
@@ -103,8 +208,31 @@ class RunFolder:
         return (self.path / "search").is_dir()
 
     @cached_property
+    def method(self) -> str | None:
+        """Which search the run has. One that cannot be read counts as SqueezeNAS: its sections say what is wrong."""
+        if not self.searched:
+            return None
+        try:
+            return str(read_json(self.path / "search" / "search.json").get("method", "squeezenas"))
+        except (OSError, ValueError, AttributeError):
+            return "squeezenas"
+
+    @cached_property
+    def cosearch(self) -> CoSearch:
+        """The search of a run whose method is FasterSeg. Raises FileNotFoundError, or ValueError naming the file."""
+        summary = read_json(self.path / "search" / "search.json")
+        if not isinstance(summary, dict) or not isinstance(summary.get("history"), list):
+            raise ValueError("search.json is not as a search writes it")
+        return CoSearch(summary)
+
+    @property
+    def any_search(self) -> Search | CoSearch:
+        """The run's search of whichever method. Raises FileNotFoundError, or ValueError naming a file."""
+        return self.cosearch if self.method == "fasterseg" else self.search
+
+    @cached_property
     def search(self) -> Search:
-        """Raises FileNotFoundError, or ValueError naming a file."""
+        """The search of a run whose method is SqueezeNAS. Raises FileNotFoundError, or ValueError naming a file."""
         summary, samples = (read_json(self.path / "search" / name) for name in ("search.json", "samples.json"))
         if not isinstance(summary, dict) or not isinstance(samples, list):
             raise ValueError("search.json or samples.json is not as a search writes it")
@@ -125,8 +253,13 @@ class RunFolder:
         """The run's network: what it trained or settled on, or what its search would choose under its target."""
         if self.model is not None:
             return self.model.arch
-        if self._settled is not None or not self.searched or self.search.chosen is None:
+        if self._settled is not None or not self.searched:
             return self._settled
+        if self.method == "fasterseg":
+            student = self.cosearch.chosen("student")
+            return None if student is None else student.arch
+        if self.search.chosen is None:
+            return None
         return self.search.arch(self.search.chosen, f"{self.name}, found")
 
     @property
@@ -134,7 +267,8 @@ class RunFolder:
         """The most that the network may have cost: what its choice was given, or the search's own target."""
         sidecar = self.json("arch/artifact.json")
         if sidecar is None:
-            return None if self.search.summary["target"] is None else float(self.search.summary["target"])
+            target = None if self.method == "fasterseg" else self.search.summary["target"]
+            return None if target is None else float(target)
         found = sidecar.get("config", {}).get("budget")
         return None if found is None else float(found)
 
@@ -151,6 +285,19 @@ class RunFolder:
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         return self.json("train/history.json") or []
+
+    @property
+    def taught(self) -> bool:
+        """Whether the run has a teacher, be it not yet trained."""
+        return (self.path / "teacher-arch").is_dir() or (self.path / "teacher").is_dir()
+
+    @cached_property
+    def teacher(self) -> Model | None:
+        return read_model(self.path / "teacher") if (self.path / "teacher" / "model.json").is_file() else None
+
+    @cached_property
+    def teacher_history(self) -> list[dict[str, Any]]:
+        return self.json("teacher/history.json") or []
 
     @cached_property
     def started(self) -> list[dict[str, Any]]:

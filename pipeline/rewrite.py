@@ -20,63 +20,34 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Collection, Sequence
+from typing import Any
 
-import numpy as np
-import onnx
-from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from edgesmith.deploy.engines.onnxruntime_split import Split
 from edgesmith.deploy.plugins import DOMAIN, VERSIONS
 
-from .graph import Float, enlarging
-from .rewrite_bodies import enlarge_function, zoomed_function
-
-M = TypeVar("M", ModelProto, NodeProto, TensorProto)
+from .graph import enlarging
+from .rewrite_find import MODES, Match, attributes_of, bilinear, copied, enlargement, zoomed
 
 RECORD = "edgesmith.native"
 """Metadata of a fused model: how it was."""
 IR_VERSION = 10
 """The first in which an operator may have several function bodies."""
-MODES = {"align_corners": True, "half_pixel": False}
-RESIZE = {
-    "mode": b"linear",
-    "antialias": 0,
-    "exclude_outside": 0,
-    "keep_aspect_ratio_policy": b"stretch",
-    "extrapolation_value": 0.0,
-}
-"""What a Resize must say, where it says it; each is the default but the first. Other attributes do not matter to `linear`."""
-CONV = {"pads": [1, 1, 1, 1], "strides": [1, 1], "dilations": [1, 1], "group": 1, "kernel_shape": [3, 3], "auto_pad": b"NOTSET"}
 
 
-def bilinear(low: int, high: int, align_corners: bool) -> Float:
-    """The matrix (high, low) of a bilinear resize, with torch's numbers to the last bit (and `axis.h`'s)."""
-    at = np.arange(high, dtype=np.float32)
-    if align_corners:
-        source = at * (np.float32(low - 1) / np.float32(high - 1) if high > 1 else np.float32(0))
-    else:  # a product and a sum that are rounded once: fp64 holds the product of two fp32 numbers
-        scale = np.float64(np.float32(low) / np.float32(high))
-        source = np.maximum((scale * (at + np.float32(0.5)) - 0.5).astype(np.float32), np.float32(0))
-    first = np.minimum(source.astype(np.int64), low - 1)
-    weight = np.minimum(source - first.astype(np.float32), np.float32(1))
-    matrix: Float = np.zeros((high, low), np.float32)
-    np.add.at(matrix, (np.arange(high), first), np.float32(1) - weight)
-    np.add.at(matrix, (np.arange(high), np.minimum(first + 1, low - 1)), weight)
-    return matrix
+def fused(model: ModelProto, only: Collection[str] = tuple(VERSIONS)) -> ModelProto:
+    """A copy in which the plugins' operators, or those named, stand for the nodes that they compute.
 
-
-def fused(model: ModelProto) -> ModelProto:
-    """A copy in which the plugins' operators stand for the nodes that they compute. One without any comes back as it is.
+    A model without any comes back as it is.
 
     Raises ValueError for a model that is fused already.
     """
     if any(p.key == RECORD for p in model.metadata_props):
         raise ValueError("this graph is fused already; `unfused` gives the native one")
-    found = [*_zoomed(model), *_enlargement(model)]
-    return _replaced(model, found) if found else _copy(model)
+    found = [m for m in (*zoomed(model), *enlargement(model)) if m.node.op_type in only]
+    return _replaced(model, found) if found else copied(model)
 
 
 def unfused(model: ModelProto) -> ModelProto:
@@ -84,7 +55,7 @@ def unfused(model: ModelProto) -> ModelProto:
 
     Raises ValueError when the record of what was fused does not fit the graph.
     """
-    copy = _copy(model)
+    copy = copied(model)
     records = [p.value for p in copy.metadata_props if p.key == RECORD]
     if not records:
         return copy
@@ -115,7 +86,7 @@ def unfused(model: ModelProto) -> ModelProto:
 
 def for_plugins(model: ModelProto) -> ModelProto:
     """A fused model without function bodies and record: only a runtime that has the plugins reads it, an old one too."""
-    copy = _copy(model)
+    copy = copied(model)
     for record in (json.loads(p.value) for p in model.metadata_props if p.key == RECORD):
         copy.ir_version = record["ir_version"]
     copy.ClearField("functions")
@@ -133,8 +104,8 @@ def operators(model: ModelProto) -> dict[str, int]:
 
 def split_of(model: ModelProto) -> Split | None:
     """Where `deploy.engines.onnxruntime_split` may cut a native graph; None where its end is no one enlargement."""
-    for match in _enlargement(model):
-        said = _attributes(match.node)
+    for match in enlargement(model):
+        said = attributes_of(match.node)
         low, hw = said["low_hw"], said["hw"]
         aligned = MODES[said["coordinate_transformation_mode"].decode()]
         nodes = len(model.graph.node) - match.members[0]
@@ -142,205 +113,9 @@ def split_of(model: ModelProto) -> Split | None:
     return None
 
 
-# Finding. ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Match:
-    """Some nodes of a graph and the operator that stands for them."""
-
-    members: list[int]
-    """Their places among the graph's nodes, ascending."""
-    node: NodeProto
-    """The operator; it takes the place of the last member."""
-    constants: dict[str, str]
-    """Constants of the members, by name, and where in the operator each is: see `_native_constant`."""
-    function: FunctionProto
-    renamed: tuple[str, str, str] | None = None
-    """A node that is left, by name, whose input had the first name and has the second."""
-
-
-@dataclass
-class _View:
-    """A graph's nodes by what they take and give."""
-
-    model: ModelProto
-    users: dict[str, list[int]] = field(default_factory=dict)
-    constants: dict[str, TensorProto] = field(default_factory=dict)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for i, node in enumerate(self.model.graph.node):
-            for name in node.input:
-                self.users.setdefault(name, []).append(i)
-        for port in self.model.graph.output:
-            self.users.setdefault(port.name, []).append(-1)
-        self.constants = {c.name: c for c in self.model.graph.initializer}
-        known = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
-        for v in (*known.input, *known.value_info, *known.output):
-            self.shapes[v.name] = tuple(d.dim_value for d in v.type.tensor_type.shape.dim)
-
-    def then(self, index: int, op: str) -> int | None:
-        """The node of kind `op` that alone takes what node `index` gives."""
-        users = self.users.get(self.model.graph.node[index].output[0], [])
-        good = len(users) == 1 and users[0] >= 0 and self.model.graph.node[users[0]].op_type == op
-        return users[0] if good else None
-
-    def array(self, name: str) -> Any:
-        return numpy_helper.to_array(self.constants[name])
-
-
-def _zoomed(model: ModelProto) -> Iterator[_Match]:
-    """The zoomed convolutions. Several may share a reduction, where branches part: then it goes with the first of them."""
-    view = _View(model)
-    for first, node in enumerate(model.graph.node):
-        users = view.users.get(node.output[0], []) if node.op_type == "Resize" else []
-        found = [_zoomed_at(view, first, conv) for conv in users]
-        matches = [m for m in found if m is not None]
-        if not matches or len(matches) < len(found):
-            continue  # without all of its users gone, the reduced map has to be computed anyway
-        matches[0].members.insert(0, first)
-        matches[0].constants |= _size(view, node)
-        yield from matches
-
-
-def _zoomed_at(view: _View, first: int, conv: int | None) -> _Match | None:
-    """The zoomed convolution of the reduction `first` and the convolution `conv` behind it: its longest form."""
-    nodes = view.model.graph.node
-    x = view.shapes.get(nodes[first].input[0], ())
-    mode = _mode(nodes[first])
-    if len(x) != 4 or 0 in x or mode is None or conv == -1:
-        return None
-    (n, channels, *hw), low = x, [max(1, x[2] // 2), max(1, x[3] // 2)]
-    if not _resizes_to(view, nodes[first], [n, channels, *low]):
-        return None
-    said = {"low_hw": low, "hw": hw, "coordinate_transformation_mode": mode}
-    members, convs = list[int](), list[int]()
-    found: _Match | None = None
-    while conv is not None and len(convs) < 2 and _plain_conv(view, nodes[conv], channels):
-        width = view.constants[nodes[conv].input[1]].dims[0]
-        if convs and width != channels:
-            break
-        members, convs, channels = [*members, conv], [*convs, conv], width
-        large, relu = view.then(conv, "Resize"), view.then(conv, "Relu")
-        if large is not None and _mode(nodes[large]) == mode and _resizes_to(view, nodes[large], [n, channels, *hw]):
-            last = view.then(large, "Relu")
-            return None if last is None else _zoomed_match(view, first, [*members, large, last], convs, said | {"stride": 1})
-        if relu is None:
-            break
-        members = [*members, relu]
-        found = _zoomed_match(view, first, members, convs, said | {"stride": 2})
-        conv = view.then(relu, "Conv")
-    return found
-
-
-def _zoomed_match(view: _View, first: int, members: list[int], convs: list[int], attributes: dict[str, Any]) -> _Match:
-    """The match of `members`, which come behind the reduction `first`."""
-    nodes = view.model.graph.node
-    constants: dict[str, str] = {}
-    for end, conv in zip(("", "_2"), convs, strict=False):
-        weight, *bias = (view.constants[name] for name in nodes[conv].input[1:] if name)
-        attributes[f"weight{end}"] = weight
-        zeros = np.zeros(weight.dims[0], numpy_helper.to_array(weight).dtype)
-        attributes[f"bias{end}"] = bias[0] if bias else numpy_helper.from_array(zeros)
-        constants |= {t.name: f"{what}{end}" for what, t in zip(("weight", "bias"), (weight, *bias), strict=False)}
-    for i in members:
-        if nodes[i].op_type == "Resize":
-            constants |= _size(view, nodes[i])
-    function = zoomed_function(len(convs), attributes["stride"])
-    x, y, name = nodes[first].input[0], nodes[members[-1]].output[0], f"zoomed/{nodes[convs[0]].name}"
-    node = helper.make_node("ZoomedConv", [x], [y], name, domain=DOMAIN, overload=function.overload, **attributes)
-    return _Match(members, node, constants, function)
-
-
-def _size(view: _View, resize: NodeProto) -> dict[str, str]:
-    """The constant with a Resize's size. It is small, and written in many ways: it is kept as it is."""
-    raw = view.constants[resize.input[3]].SerializeToString(deterministic=True)
-    return {resize.input[3]: f"={base64.b64encode(raw).decode()}"}
-
-
-def _mode(node: NodeProto) -> str | None:
-    """The coordinates of a bilinear Resize that the plugins compute, or None."""
-    said = _attributes(node)
-    mode = said.get("coordinate_transformation_mode", b"half_pixel").decode()
-    plain = all(said.get(k, v) == v for k, v in RESIZE.items()) and said.get("mode") == RESIZE["mode"]
-    return mode if plain and mode in MODES and "axes" not in said else None
-
-
-def _resizes_to(view: _View, node: NodeProto, shape: Sequence[int]) -> bool:
-    """Whether a Resize takes a constant size, and that is `shape`."""
-    given = list(node.input)
-    good = len(given) == 4 and not given[1] and not given[2] and given[3] in view.constants
-    return good and view.array(given[3]).tolist() == list(shape)
-
-
-def _plain_conv(view: _View, node: NodeProto, channels: int) -> bool:
-    """Whether a Conv is 3x3 of "same" padding, on `channels` channels, with constant weights."""
-    said = _attributes(node)
-    if any(said.get(k, v) != v for k, v in CONV.items()) or said.get("pads") != CONV["pads"]:
-        return False
-    if not all(name in view.constants for name in node.input[1:] if name):
-        return False
-    return list(view.constants[node.input[1]].dims[1:]) == [channels, 3, 3]
-
-
-def _enlargement(model: ModelProto) -> Iterator[_Match]:
-    """What `graph.assemble` puts behind a network, if its matrices are those of one bilinear enlargement."""
-    transposes = [n for n in model.graph.node if n.op_type == "Transpose" and list(_attributes(n)["perm"]) == [0, 2, 3, 1]]
-    if not transposes or len(model.graph.output) != 1:
-        return
-    view, logits = _View(model), transposes[-1].input[0]
-    low, hw = view.shapes.get(logits, ()), view.shapes[model.graph.output[0].name]
-    if len(low) != 4 or 0 in low or low[0] != 1 or len(hw) != 2:
-        return
-    for mode, aligned in MODES.items():
-        native = enlarging(low[1], (bilinear(low[2], hw[0], aligned), bilinear(low[3], hw[1], aligned))).model.graph
-        tail = list(model.graph.node)[-len(native.node) :]
-        constants = _same(view, tail, native, {"logits": logits})
-        if constants is None:
-            continue
-        *members, cast = range(len(model.graph.node) - len(tail), len(model.graph.node))
-        classes_of = f"{tail[-1].name}/classes"
-        attributes: dict[str, Any] = {"classes": low[1], "low_hw": low[2:], "hw": hw, "coordinate_transformation_mode": mode}
-        node = helper.make_node(
-            "EnlargeArgmax", [logits], [classes_of], f"enlarge/{transposes[-1].name}", domain=DOMAIN, **attributes
-        )
-        function = enlarge_function(native)
-        yield _Match(members, node, constants, function, (model.graph.node[cast].name, tail[-1].input[0], classes_of))
-        return
-
-
-def _same(view: _View, nodes: Sequence[NodeProto], native: Any, names: dict[str, str]) -> dict[str, str] | None:
-    """Whether `nodes` are `native`'s up to names: then their constants by name, and which of `native`'s each is."""
-    if len(nodes) != len(native.node):
-        return None
-    wanted = {c.name: (i, c) for i, c in enumerate(native.initializer)}
-    found: dict[str, str] = {}
-    for ours, theirs in zip(nodes, native.node, strict=True):
-        same = ours.op_type == theirs.op_type and _attributes(ours) == _attributes(theirs)
-        if not same or len(ours.input) != len(theirs.input) or len(ours.output) != 1:
-            return None
-        for a, b in zip(ours.input, theirs.input, strict=True):
-            if b not in wanted:
-                if names.get(b) != a:
-                    return None
-                continue
-            index, constant = wanted[b]
-            renamed = _copy(constant)
-            renamed.name = a
-            if a not in view.constants or view.constants[a] != renamed:
-                return None
-            found[a] = f"#{index}"
-        names[theirs.output[0]] = ours.output[0]
-    return found
-
-
-# Replacing. -------------------------------------------------------------------------------------------------------------------
-
-
-def _replaced(model: ModelProto, found: list[_Match]) -> ModelProto:
+def _replaced(model: ModelProto, found: list[Match]) -> ModelProto:
     """A copy with each match's operator in the place of its last member, and the record that leads back."""
-    copy = _copy(model)
+    copy = copied(model)
     found = sorted(found, key=lambda m: m.members[-1])
     last = {m.members[-1]: m for m in found}
     gone = {i for m in found for i in m.members}
@@ -383,13 +158,13 @@ def _native_constant(name: str, node: NodeProto, what: str) -> TensorProto:
     if what.startswith("="):
         constant.ParseFromString(base64.b64decode(what[1:]))
     elif what.startswith("#"):
-        said = _attributes(node)
+        said = attributes_of(node)
         aligned = MODES[said["coordinate_transformation_mode"].decode()]
         matrices = [bilinear(low, high, aligned) for low, high in zip(said["low_hw"], said["hw"], strict=True)]
         native = enlarging(said["classes"], (matrices[0], matrices[1])).model.graph
         constant.CopyFrom(native.initializer[int(what[1:])])
     else:
-        constant.CopyFrom(_attributes(node)[what])
+        constant.CopyFrom(attributes_of(node)[what])
     constant.name = name
     return constant
 
@@ -407,21 +182,11 @@ def _inserted(rest: list[Any], places: list[tuple[int, Any]]) -> list[Any]:
 
 def _refill(model: ModelProto, nodes: Sequence[NodeProto], initializers: Sequence[TensorProto]) -> None:
     """Set a graph's nodes and constants, which may be its own."""
-    nodes, initializers = [_copy(n) for n in nodes], [_copy(c) for c in initializers]
+    nodes, initializers = [copied(n) for n in nodes], [copied(c) for c in initializers]
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(initializers)
 
 
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
 def _packed(node: NodeProto) -> str:
     return base64.b64encode(node.SerializeToString(deterministic=True)).decode()
-
-
-def _copy(message: M) -> M:
-    copy = type(message)()
-    copy.CopyFrom(message)
-    return copy

@@ -1,4 +1,4 @@
-"""Run a recipe: search, architecture, training, graph, bundle, validation, report, in one folder that can be run again."""
+"""Run a recipe: search, architecture, teacher, training, graph, bundle, validation, report; a folder that can be run again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from .artifacts import Architecture, BundleFolder, OnnxModel, SearchResult, Vali
 from .data.dataset import Split
 from .data.spec import open_split
 from .events import EventLog
-from .recipe import Recipe
+from .recipe import Recipe, Teacher
+from .search.fasterseg import FasterSegSearch
 from .search.squeezenas import SqueezeNasSearch
 from .stage import Pipeline
 from .train import Start, Train
@@ -62,11 +63,7 @@ def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None], over
             pipeline = Pipeline(folder, log)
             searched = [pipeline.run("search", SearchResult, recipe.search)] if recipe.search else []
             arch = pipeline.run("arch", Architecture, recipe.derive, *searched)
-            start = recipe.train.start
-            for i, train in enumerate(recipe.pretrain, 1):
-                earlier = pipeline.run(f"pretrain-{i}", Weights, dataclasses.replace(train, start=start or train.start), arch)
-                start = Start(str(earlier.path))
-            weights = pipeline.run("train", Weights, dataclasses.replace(recipe.train, start=start), arch)
+            weights = _trained(pipeline, recipe, arch, searched)
             onnx = pipeline.run("onnx", OnnxModel, recipe.export, weights)
             build = dataclasses.replace(recipe.build, weights=str(weights.path))
             bundle = pipeline.run("bundle", BundleFolder, build, onnx)
@@ -79,6 +76,27 @@ def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None], over
             return Run(folder, weights, bundle, validation, report)
         finally:
             log.close()
+
+
+def _trained(pipeline: Pipeline, recipe: Recipe, arch: Architecture, searched: Sequence[SearchResult]) -> Weights:
+    """The teacher where the recipe has one, the trainings before the last, and the last."""
+    teacher = None
+    if recipe.teacher is not None:
+        given = searched if recipe.teacher.arch is None else ()
+        found = pipeline.run("teacher-arch", Architecture, recipe.teacher.derive, *given)
+        teacher = pipeline.run("teacher", Weights, recipe.teacher.train, found)
+    start = recipe.train.start
+    for i, train in enumerate(recipe.pretrain, 1):
+        stage = dataclasses.replace(_taught(train, teacher), start=start or train.start)
+        start = Start(str(pipeline.run(f"pretrain-{i}", Weights, stage, arch).path))
+    return pipeline.run("train", Weights, dataclasses.replace(_taught(recipe.train, teacher), start=start), arch)
+
+
+def _taught(train: Train, teacher: Weights | None) -> Train:
+    """`train`, learning from the recipe's teacher where it names no other."""
+    if train.distil is None or train.distil.weights is not None or teacher is None:
+        return train
+    return dataclasses.replace(train, distil=dataclasses.replace(train.distil, weights=str(teacher.path)))
 
 
 def require_run_folder(folder: Path) -> None:
@@ -98,10 +116,16 @@ def preflight(recipe: Recipe) -> None:
         raise ValueError("data: no dataset is named")
     if recipe.search is not None:
         _require_searchable(recipe.search, recipe.derive.budget)
-    for section, each in (*((f"pretrain[{i}]", t) for i, t in enumerate(recipe.pretrain)), ("train", train)):
+    taught = () if recipe.teacher is None else _require_teacher(recipe.teacher)
+    for section, each in recipe.trainings():
         split = _require_trainable(each, section)
         if each.start is not None and arch is not None:
             each.start.rows(split.labels.names, each.start.model(arch))
+        if each.distil is not None and each.distil.weights is None and taught != split.labels.names:
+            raise ValueError(
+                f"{section}.distil: the teacher learns the classes {', '.join(taught)}, {section} has "
+                f"{', '.join(split.labels.names)}; they must be the same in the same order"
+            )
     tested = open_split(validate.data, validate.split)
     if set(tested.labels.names) != set(split.labels.names):
         raise ValueError(
@@ -110,7 +134,8 @@ def preflight(recipe: Recipe) -> None:
         )
     if validate.weights is not None:
         raise ValueError("validate.weights: a run compares with the weights that it trained; leave it out")
-    if "cuda" in (train.device, *(t.device for t in recipe.pretrain), recipe.search and recipe.search.device):
+    stages = (recipe.search, *([recipe.teacher.train] if recipe.teacher else []), *recipe.pretrain, train)
+    if any(stage is not None and stage.device == "cuda" for stage in stages):
         require_cuda()
     if validate.backend is not None and validate.backend not in recipe.build.backends:
         raise ValueError(f"validate.backend: {validate.backend} is not among build.backends {list(recipe.build.backends)}")
@@ -130,20 +155,31 @@ def _require_trainable(train: Train, section: str) -> Split:
     open_split(train.data, "val")
     if len(split) < train.batch:
         raise ValueError(f"{section}.batch: {train.batch} frames a step, but the train split has only {len(split)}")
+    if train.distil is not None and train.distil.weights is not None:
+        train.distil.model(split.labels.names)
     return split
 
 
-def _require_searchable(search: SqueezeNasSearch, budget: float | None) -> None:
-    """Raise ValueError or OSError unless the search can start and its space has a network within the budget."""
-    if search.data is None:
-        raise ValueError("search.data: no dataset is named")
-    split = open_split(search.data, "train")
-    if len(split) < search.batch:
-        raise ValueError(f"search.batch: {search.batch} frames a step, but the train split has only {len(split)}")
+def _require_teacher(teacher: Teacher) -> tuple[str, ...]:
+    """The classes that it will know. Raises ValueError or OSError unless it can be trained."""
+    split = _require_trainable(teacher.train, "teacher.train")
+    if teacher.arch is not None:
+        arch = teacher.derive.value
+        if teacher.train.start is not None:
+            teacher.train.start.rows(split.labels.names, teacher.train.start.model(arch))
+    return split.labels.names
+
+
+def _require_searchable(search: SqueezeNasSearch | FasterSegSearch, budget: float | None) -> None:
+    """Raise ValueError or OSError unless the search can start and, as far as can be known, find a network within the budget."""
+    search.require_startable()
+    if budget is None or not isinstance(search, SqueezeNasSearch):
+        return
     costs = search.costs()
-    for name, limit in (("derive.budget", budget), ("search.target", search.target)):
-        if limit is not None and limit < costs.least:
-            raise ValueError(f"{name}: {limit:g} {costs.unit}, but the cheapest network of the space costs {costs.least:.4g}")
+    if budget < costs.least:
+        raise ValueError(
+            f"derive.budget: {budget:g} {costs.unit}, but the cheapest network of the space costs {costs.least:.4g}"
+        )
 
 
 def require_cuda() -> None:

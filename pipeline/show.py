@@ -67,7 +67,10 @@ def _artifact(folder: Path) -> dict[str, Any]:
 
 
 def _search(folder: Path) -> dict[str, Any]:
-    value, samples = read_json(folder / "search.json"), read_json(folder / "samples.json")
+    value = read_json(folder / "search.json")
+    if value.get("method") == "fasterseg":
+        return _cosearch(value)
+    samples = read_json(folder / "samples.json")
     last = value["history"][-1]
     best = [row for row in samples if row["on_front"]]
     front = [
@@ -81,6 +84,23 @@ def _search(folder: Path) -> dict[str, Any]:
         "candidates_left": sum(len(names) for names in value["alive"]),
         "networks": len(samples),
         "front": sorted(front, key=lambda row: row["cost"]),
+    }
+
+
+def _cosearch(value: dict[str, Any]) -> dict[str, Any]:
+    """A FasterSeg search: where its course ended, and the networks that it means, each net's chosen set of branches marked."""
+    networks = []
+    for row in value["networks"]:
+        arch = Arch.from_json(row["arch"])
+        scales = ", ".join(f"1/{8 << s}" for s in row["scales"])
+        chosen = value["chosen"].get(row["net"]) == row["scales"]
+        numbers = {"cost": row["latency"], "val_miou": row["val_miou"], "target": row["target"]}
+        networks.append({"net": row["net"], "branches": scales, "chosen": chosen, **numbers, "arch_digest": arch.digest[:12]})
+    return {
+        **{k: value[k] for k in ("method", "space", "resource", "unit", "decoupled", "latency_weights", "target", "input_hw")},
+        "epochs": {phase: sum(row["phase"] == phase for row in value["history"]) for phase in ("pretrain", "search")},
+        "entropy": value["history"][-1].get("entropy"),
+        "networks": networks,
     }
 
 
@@ -135,9 +155,9 @@ def _validation(folder: Path) -> dict[str, Any]:
 
 def _run(folder: Path) -> dict[str, Any]:
     value: dict[str, Any] = {"kind": "run", "path": str(folder)}
-    for name in ("search", "arch", "train", "onnx", "bundle", "validation"):
+    for name in ("search", "arch", "teacher-arch", "teacher", "train", "onnx", "bundle", "validation"):
         done = (folder / name / SIDECAR).is_file()
-        if done or name != "search":  # not every run searches
+        if done or name not in ("search", "teacher-arch", "teacher"):  # not every run has these
             value[name] = _artifact(folder / name) if done else "not made yet"
     return value
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from edgesmith.models.arch import Arch
-from edgesmith.models.model import Model, read_model
+from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, read_model
 
 from .artifacts import Architecture, Slot, Weights
 from .data.augment import Augment
@@ -67,6 +67,60 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Distil:
+    """A trained network whose soft labels are learnt beside the true ones (FasterSeg, section 3.4).
+
+    It sees the student's own augmented frames, in eval mode. The mean goes over all pixels: a teacher has a view of void ones
+    too. Any family and size will do, as long as the classes are the same.
+    """
+
+    weights: str | None = None
+    """The teacher's weights folder; null: the recipe's section `teacher`."""
+    weight: float = 1.0
+    """Of the divergence in the loss, beside the loss over the true labels."""
+    divergence: Literal["student_teacher", "teacher_student"] = "student_teacher"
+    """KL(student || teacher), as Eq. 4 has it, or KL(teacher || student), as the authors' code and most others have it."""
+    per: Literal["pixel", "class"] = "pixel"
+    """Mean over pixels, or over pixels and classes as in the authors' code, which divides by the number of classes too."""
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"weight: {self.weight} is not above 0; to learn without a teacher, leave distil out")
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity for the stage's key: content of the teacher's folder and the other fields; its place does not matter."""
+        from edgesmith.deploy.files import sha256_json
+
+        return sha256_json([self.open().digest, self.weight, self.divergence, self.per])
+
+    def open(self) -> Weights:
+        """The teacher's weights, checked. Raises FileNotFoundError or ValueError saying what to name."""
+        from .artifacts import open_artifact
+
+        if self.weights is None:
+            raise ValueError("distil.weights: no teacher is named; a weights folder, or a section teacher in the recipe")
+        if not Path(self.weights).is_dir():
+            raise FileNotFoundError(f"distil.weights: {self.weights} is not a folder; name that of a training, as in RUN/train")
+        return open_artifact(Weights, Path(self.weights))
+
+    def model(self, names: tuple[str, ...]) -> Model:
+        """What the teacher is. Raises ValueError unless its classes are `names`, in that order, and it takes our frames."""
+        model = read_model(self.open().path)
+        if model.classes != names:
+            raise ValueError(
+                f"distil.weights: the teacher in {self.weights} knows the classes {', '.join(model.classes)}, the dataset has "
+                f"{', '.join(names)}; it must have learnt the same ones in the same order"
+            )
+        if (model.mean, model.std) != (IMAGENET_MEAN, IMAGENET_STD):
+            raise ValueError(
+                f"distil.weights: the teacher in {self.weights} takes frames of mean {model.mean} and std {model.std}, "
+                f"training gives {IMAGENET_MEAN} and {IMAGENET_STD}"
+            )
+        return model
+
+
+@dataclass(frozen=True)
 class Train:
     """Architecture -> Weights."""
 
@@ -74,6 +128,8 @@ class Train:
     """Dataset; the recipe's own unless said otherwise. Trains on its train split, looks at its val split."""
     start: Start | None = None
     """Earlier weights, or null to start from scratch."""
+    distil: Distil | None = field(default=None, metadata={"identity": False})  # it enters by `environment`, where there is one
+    """A teacher to learn from beside the labels, or null."""
     input_hw: tuple[int, int] | None = None
     """Size at which the network runs when it is validated; the recipe's export.input_hw unless said otherwise. What it is
     trained at is the augmentation's scale."""
@@ -105,12 +161,14 @@ class Train:
     """Of SGD."""
     weight_decay: float = 1e-5
     """Not applied to batch norms and biases."""
-    schedule: Literal["poly", "cosine", "step"] = "poly"
+    schedule: Literal["poly", "cosine", "step", "exponential"] = "poly"
     """How the learning rate falls."""
     power: float = 0.9
     """Exponent of the poly schedule."""
     milestones: tuple[float, ...] = (0.5, 0.75)
     """Where in the training (0 to 1) the step schedule divides the learning rate by 10."""
+    decay: float = 0.99
+    """Factor that the exponential schedule applies after each epoch."""
     warmup: float = 0.0
     """Share of the training over which the learning rate rises linearly from 0."""
     ema: float | None = None
@@ -141,6 +199,7 @@ class Train:
                 for n in ("ohem_threshold", "ohem_min_kept", "momentum", "warmup")
             ),
             (self.ema is None or 0 < self.ema < 1, "ema", "is not between 0 and 1"),
+            (0 < self.decay <= 1, "decay", "is not above 0 and at most 1"),
             (self.grad_clip is None or self.grad_clip > 0, "grad_clip", "is not above 0"),
             (self.input_hw is None or min(self.input_hw) >= 64, "input_hw", "is below 64x64"),
             (
@@ -154,8 +213,9 @@ class Train:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the result depends on beside configuration and architecture: the frames of the two splits."""
-        return {} if self.data is None else {"data": splits_digest(self.data, ("train", "val"))}
+        """What the result depends on beside configuration and architecture: the frames of the two splits, and the teacher."""
+        found = {} if self.data is None else {"data": splits_digest(self.data, ("train", "val"))}
+        return found if self.distil is None else {**found, "distil": self.distil.digest}
 
     def __call__(self, arch: Architecture, slot: Slot) -> Weights:
         """Train `arch`. Goes on from the checkpoint in the slot's scratch folder when that belongs to the same key.

@@ -1,8 +1,9 @@
 """Strict YAML into frozen dataclasses: recipes and dataset descriptions.
 
 The schema is the dataclass itself. Supported field types: int, float, bool, str, None, Literal, fixed and open tuples,
-dict[str, X], nested dataclasses, and unions of these. Every problem of a file is found in one reading and raised in one
-ValueError, a line each: file, line, dotted key, value, what is wrong, and the nearest valid key where a key is unknown.
+dict[str, X], nested dataclasses, and unions of these. Of several dataclasses, a field that takes a single word in each of them
+says which one is meant (`tag`); the first, where it is left out. Every problem of a file is found in one reading and raised in
+one ValueError, a line each: file, line, dotted key, value, what is wrong, and the nearest valid key where a key is unknown.
 
 Scalars follow YAML 1.2: only true and false are booleans, 1e-3 is a number, 017 is refused. What another YAML reader
 could take for something else than text (yes, 12:30, 2024-01-31) must stand in quotes to be text. Aliases, anchors and
@@ -162,6 +163,13 @@ def _union(node: Node, hints: tuple[Any, ...], key: str, problems: list[str]) ->
     order = {bool: 0, int: 1, float: 2, str: 4}
     best: list[str] | None = None
     fitting = [h for h in hints if _takes(h, node)]
+    if isinstance(node, Map) and (tagged := tag(fitting)) is not None:
+        name, kinds = tagged
+        where, word = node.entries.get(name, (node.where, Scalar(node.where, next(iter(kinds)), True)))
+        word = _convert(_at(word, where), Literal[tuple(kinds)], f"{key}.{name}", problems)
+        if isinstance(word, _Bad):
+            return _BAD
+        fitting = [kinds[word]]
     for hint in sorted(fitting, key=lambda h: order.get(h, 3) if isinstance(h, type) else 3):
         found: list[str] = []
         value = _convert(node, hint, key, found)
@@ -173,6 +181,23 @@ def _union(node: Node, hints: tuple[Any, ...], key: str, problems: list[str]) ->
         best = [f"{node.where}: {key} = {describe(node)}: needs {' or '.join(_needs(h) for h in hints)}"]
     problems.extend(best)
     return _BAD
+
+
+def tag(hints: Sequence[Any]) -> tuple[str, dict[str, type[Any]]] | None:
+    """What tells several dataclasses apart: a field that takes one word alone in each, no two the same, as in
+    `method: Literal["squeezenas"]`. Its name, and word -> dataclass; None where there is no such field."""
+    if len(hints) < 2 or not all(dataclasses.is_dataclass(h) for h in hints):
+        return None
+    for name in _keys(hints[0]):
+        words = [_only_word(typing.get_type_hints(h).get(name)) for h in hints]
+        if None not in words and len(set(words)) == len(words):
+            return name, dict(zip(typing.cast("list[str]", words), hints, strict=True))
+    return None
+
+
+def _only_word(hint: Any) -> str | None:
+    words = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    return words[0] if len(words) == 1 and isinstance(words[0], str) else None
 
 
 def _takes(hint: Any, node: Node) -> bool:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -148,3 +150,20 @@ def small() -> SimpleNamespace:
         frame=s.frame,
         RUINED=s.RUINED,
     )
+
+
+@pytest.fixture
+def fake_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A machine with a GPU, TensorRT and plugins for it, all of them fakes (see tests/fakes)."""
+    from tests.fakes import FakeGpu
+
+    yield FakeGpu(tmp_path / "fakes", monkeypatch)
+    sys.modules.pop("tensorrt", None)  # where a test had it loaded here
+
+
+@pytest.fixture
+def plugin_model(make_model: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes graph folders that the plugins' operators occur in. Needs torch, onnx and onnxruntime."""
+    from tests.plugin_model import write_model
+
+    return partial(write_model, make_model)

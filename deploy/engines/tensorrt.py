@@ -7,8 +7,11 @@ with its signal and with what it was doing.
 Networks are strongly typed: precision is what the graph says (casts, Q/DQ), never a builder flag; those are gone in
 TensorRT 11. TensorRT for RTX builds for any of its architectures without a GPU; TensorRT builds on the device, for it.
 
-**Running a plan is not in this version.** `open_plan` says so after it has looked for a driver; the libraries themselves
-crash the interpreter when they are asked to run without one.
+Plugins are of one library (`edgesmith.deploy.plugins`), which the child loads before it parses or deserializes, once its digest
+and its operators' versions were found to be right. TensorRT for RTX has no plugins.
+
+**Running a plan as an engine is not in this version**; the child runs plans only to time them. `open_plan` says so after it
+has looked for a driver; the libraries themselves crash the interpreter when they are asked to run without one.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -24,16 +28,20 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgesmith.deploy.engines.gpu import Gpu, current_gpu
 from edgesmith.deploy.engines.tensorrt_builder import MODULES, library, require_library
 from edgesmith.deploy.engines.tensorrt_layers import PlanInfo, normalised
-from edgesmith.deploy.engines.tensorrt_options import DEFAULTS, PlanOptions, version_number
+from edgesmith.deploy.engines.tensorrt_options import DEFAULTS, SUPPORT, PlanOptions, version_number
 from edgesmith.deploy.meta import EngineRecord
+from edgesmith.deploy.plugins import LIBRARY, VERSIONS, PluginLibrary
 
 PLAN = "engine.plan"
 RTX_COMPUTE_CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
@@ -61,10 +69,23 @@ class BuiltPlan:
     """Options that could not be honoured, in words."""
 
 
+class Timed(NamedTuple):
+    """How plans of one network did on the GPU at hand, by name."""
+
+    median_ms: dict[str, float]
+    agreement: dict[str, float]
+    """Part of the labels that are those of the first plan, 0 to 1."""
+
+
 def engine_key(backend: str, version: str, compute_capability: str, precision: str, graph_sha256: str, device: str = "") -> str:
-    """Name of a plan's folder: all that it is not portable across, and which graph it is of."""
+    """Name of a plan's folder: all that it is not portable across, and which graph it is of. See also `with_plugins`."""
     parts = (backend, version, device, compute_capability, precision, graph_sha256[:12])
     return "-".join(part for part in parts if part)
+
+
+def with_plugins(key: str, operators: Sequence[str]) -> str:
+    """`key` of an engine that uses these operators."""
+    return "-".join((key, *(re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() + str(VERSIONS[name]) for name in operators)))
 
 
 def target_gpu(module: str, compute_capability: str) -> Gpu:
@@ -91,13 +112,15 @@ def build_plan(
     module: str = "tensorrt_rtx",
     compute_capability: str = "sm86",
     options: PlanOptions = DEFAULTS,
+    plugins: PluginLibrary | None = None,
     timeout_s: float = 1200.0,
     progress: Callable[[str], None] | None = None,
 ) -> BuiltPlan:
     """Build the serialized engine of `graph` (an ONNX file) into the file `plan`, in a child process.
 
     `compute_capability` is read by `tensorrt_rtx` only (see RTX_COMPUTE_CAPABILITIES, or `current`). `progress` is called
-    with one line for each phase that the builder enters, and for each option that the library does not honour.
+    with one line for each phase that the builder enters, and for each option that the library does not honour. `plugins` is the
+    library with the operators of our own that `graph` has; a graph that has some without it is refused.
     Raises ImportError when the module is not installed, ValueError when the library refuses the graph (with the node's
     name and the parser's own words), RuntimeError when there is no GPU to build for or the child died (with its signal),
     TimeoutError when it was stopped after `timeout_s` seconds. What `progress` raises ends the build and comes through.
@@ -110,6 +133,8 @@ def build_plan(
     if not timeout_s > 0:
         raise ValueError(f"timeout_s is {timeout_s}; it must be above 0")
     require_library(module)
+    if plugins is not None and module == "tensorrt_rtx":
+        raise ValueError(f"plugins: {SUPPORT['plugins'][module].instead}; build the graph as it was before the rewrite")
     gpu = target_gpu(module, compute_capability)
     if options.timing_cache is not None:  # the child works elsewhere
         options = PlanOptions(**{**asdict(options), "timing_cache": str(Path(options.timing_cache).resolve())})
@@ -122,6 +147,7 @@ def build_plan(
             "plan": str(target),
             "compute_capability": "current" if gpu.name else gpu.compute_capability,
             "options": asdict(options),
+            "plugins": _named(plugins),
         }
         child = _Child(job, str(graph.resolve()), scratch)
         outcome = child.run(timeout_s, progress)
@@ -137,7 +163,7 @@ def build_plan(
     )
 
 
-def inspect_plan(plan: Path, module: str, timeout_s: float = 120.0) -> PlanInfo:
+def inspect_plan(plan: Path, module: str, plugins: PluginLibrary | None = None, timeout_s: float = 120.0) -> PlanInfo:
     """The layers of a plan. Needs the GPU that it was built for: the child that asks deserializes it.
 
     Raises ImportError when the module is not installed, RuntimeError without a driver, when the library does not read the
@@ -145,9 +171,49 @@ def inspect_plan(plan: Path, module: str, timeout_s: float = 120.0) -> PlanInfo:
     """
     require_library(module)
     current_gpu()
-    job = {"do": "inspect", "module": module, "plan": str(plan.resolve())}
+    job = {"do": "inspect", "module": module, "plan": str(plan.resolve()), "plugins": _named(plugins)}
     with tempfile.TemporaryDirectory(prefix=".plan.") as scratch:
         return normalised(_Child(job, str(plan), scratch).run(timeout_s, None)["said"])
+
+
+def time_plans(
+    plans: Mapping[str, Path],
+    frames: Sequence[NDArray[np.uint8]],
+    module: str,
+    plugins: PluginLibrary | None = None,
+    rounds: int = 10,
+    timeout_s: float = 300.0,
+) -> Timed:
+    """Run plans of one network in turn on `frames`, uint8 (H, W, 3) of one size, on the GPU that they were built for.
+
+    Raises as `inspect_plan` does.
+    """
+    require_library(module)
+    current_gpu()
+    with tempfile.TemporaryDirectory(prefix=".time.") as scratch:
+        np.save(Path(scratch) / "frames.npy", np.stack(frames), allow_pickle=False)
+        job = {
+            "do": "time",
+            "module": module,
+            "plans": {name: str(path.resolve()) for name, path in plans.items()},
+            "frames": str((Path(scratch) / "frames.npy").resolve()),
+            "plugins": _named(plugins),
+            "rounds": rounds,
+        }
+        said = _Child(job, " and ".join(plans), scratch).run(timeout_s, None)["said"]
+    return Timed(said["median_ms"], said["agreement"])
+
+
+def plan_plugins(folder: Path, record: EngineRecord) -> PluginLibrary | None:
+    """The library that lies beside a plan, None where it needs none; `load` proves it."""
+    if record.plugins_digest is None:
+        return None
+    return PluginLibrary(folder / LIBRARY, record.plugins, record.plugins_digest)
+
+
+def _named(plugins: PluginLibrary | None) -> dict[str, Any] | None:
+    """For a child, which works elsewhere."""
+    return None if plugins is None else {**plugins._asdict(), "path": str(plugins.path.resolve())}
 
 
 def require_match(record: EngineRecord, gpu: Gpu, version: str) -> None:
@@ -172,7 +238,8 @@ def require_match(record: EngineRecord, gpu: Gpu, version: str) -> None:
 
 def open_plan(folder: Path) -> NoReturn:
     """Always raises RuntimeError: when there is no driver, when the plan is for another GPU or another version of the
-    library, and else because this version does not run plans yet. Nothing is deserialized for that.
+    library, when its plugins are of other sources than it was built with, and else because this version does not run plans
+    yet. Nothing is deserialized for that.
 
     Raises ImportError where there is a driver and the library is not installed.
     """
@@ -184,6 +251,8 @@ def open_plan(folder: Path) -> NoReturn:
             f"{folder / PLAN} needs an NVIDIA GPU and its driver to run, and {e}; the onnxruntime engine runs anywhere"
         ) from None
     require_match(record, gpu, library(MODULE_OF[record.backend]).__version__)
+    if plugins := plan_plugins(folder, record):
+        plugins.load()
     raise RuntimeError(
         f"{folder / PLAN} cannot be run by this version of edgesmith, which builds {record.backend} plans but does not "
         "execute them yet; use the onnxruntime engine"

@@ -1,4 +1,4 @@
-"""The child process that builds or inspects one TensorRT plan: `python -m edgesmith.deploy.engines.tensorrt_builder JOB`.
+"""The child process that builds, inspects or times TensorRT plans: `python -m edgesmith.deploy.engines.tensorrt_builder JOB`.
 
 One builder for TensorRT and TensorRT for RTX; the module's name is in the job, and what the two and their versions do not
 share stands in tensorrt_options. The child writes one JSON object a line to its standard output (`doing`, `notice`, and last
@@ -18,8 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgesmith.deploy.engines.tensorrt_options import PlanOptions, ignored, supports
+from edgesmith.deploy.engines.tensorrt_options import SUPPORT, PlanOptions, ignored, supports
 from edgesmith.deploy.files import write_bytes
+from edgesmith.deploy.plugins import VERSIONS, PluginLibrary
 
 MODULES = ("tensorrt_rtx", "tensorrt")
 INSTALL = {
@@ -58,6 +59,7 @@ def build(trt: ModuleType, job: dict[str, Any], send: Callable[..., None]) -> No
     options = PlanOptions(**job["options"])
     logger = _logger(trt, send)
     builder = trt.Builder(logger)
+    _load_plugins(trt, job, logger)
     network = builder.create_network(_strongly_typed(trt, job["module"]))
     config = builder.create_builder_config()
     if supports("progress_monitor", job["module"], trt.__version__):
@@ -84,17 +86,60 @@ def build(trt: ModuleType, job: dict[str, Any], send: Callable[..., None]) -> No
         os.fsync(f.fileno())
 
 
-def inspect(trt: ModuleType, plan: Path, send: Callable[..., None]) -> dict[str, Any]:
+def inspect(trt: ModuleType, job: dict[str, Any], send: Callable[..., None]) -> dict[str, Any]:
     """What the engine inspector says of a plan, as it says it. Needs the GPU: the plan is deserialized.
 
     Raises RuntimeError when the library does not read the plan.
     """
     logger = _logger(trt, send)
-    engine = trt.Runtime(logger).deserialize_cuda_engine(plan.read_bytes())
+    runtime = trt.Runtime(logger)
+    _load_plugins(trt, job, logger)
+    engine = runtime.deserialize_cuda_engine(Path(job["plan"]).read_bytes())
     if engine is None:
         raise RuntimeError("; ".join(logger.errors) or "the library does not read this plan")
     said = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     return dict(json.loads(said))
+
+
+def time_plans(trt: ModuleType, job: dict[str, Any], send: Callable[..., None]) -> dict[str, Any]:
+    """What tensorrt_timing measures. Needs the GPU. Raises RuntimeError with the library's words when a plan does not run."""
+    from edgesmith.deploy.engines.tensorrt_timing import measure
+
+    logger = _logger(trt, send)
+    runtime = trt.Runtime(logger)
+    _load_plugins(trt, job, logger)
+    try:
+        return measure(trt, runtime, job, send)
+    except RuntimeError as e:
+        raise RuntimeError("; ".join((str(e), *logger.errors))) from None
+
+
+def register(trt: ModuleType, library: PluginLibrary) -> None:
+    """Give TensorRT the plugins of `library`, once its sources' digest and its operators' versions were found to be right.
+
+    Raises FileNotFoundError, OSError or RuntimeError with the reason.
+    """
+    if unknown := set(library.operators) - set(VERSIONS):
+        raise RuntimeError(f"{library.path}: this edgesmith does not know the operator {min(unknown)}")
+    library.load()
+    registry = trt.get_plugin_registry()
+    if registry.load_library(str(library.path.resolve())) is None:
+        raise RuntimeError(f"{library.path}: the library does not take it, or has an operator of the same name already")
+    for name in library.operators:
+        if registry.get_creator(name, str(VERSIONS[name]), "") is None:
+            raise RuntimeError(f"{library.path} has no {name} of version {VERSIONS[name]}")
+
+
+def _load_plugins(trt: ModuleType, job: dict[str, Any], logger: Any) -> None:
+    """Register what `job` wants, before anything is parsed or deserialized."""
+    if (said := job.get("plugins")) is None:
+        return
+    if not supports("plugins", job["module"], trt.__version__):
+        raise RuntimeError(f"{job['module']} {trt.__version__} takes no plugins: {SUPPORT['plugins'][job['module']].instead}")
+    try:
+        register(trt, PluginLibrary(Path(said["path"]), tuple(said["operators"]), said["digest"]))
+    except RuntimeError as e:
+        raise RuntimeError("; ".join((str(e), *logger.errors))) from None
 
 
 def _configure(trt: ModuleType, config: Any, job: dict[str, Any], options: PlanOptions) -> None:
@@ -189,7 +234,9 @@ def _main(argument: str) -> int:
     try:
         start = time.monotonic()
         if job["do"] == "inspect":
-            send("done", said=inspect(trt, Path(job["plan"]), send))
+            send("done", said=inspect(trt, job, send))
+        elif job["do"] == "time":
+            send("done", said=time_plans(trt, job, send))
         else:
             build(trt, job, send)
             send("done", version=trt.__version__, build_seconds=round(time.monotonic() - start, 3))

@@ -72,6 +72,11 @@ SUPPORT: dict[str, dict[str, Support]] = {
         "tensorrt": Support(NEVER, instead="it builds for the GPU at hand"),
         "tensorrt_rtx": Support(),
     },
+    "plugins": {
+        "tensorrt": Support((10,), instead="IPluginV3 came with 10.0"),
+        # Its parser even makes ours from the nodes, and ends the process when they join the network (seen with 1.7.1).
+        "tensorrt_rtx": Support(NEVER, instead="TensorRT for RTX has no plugins"),
+    },
     "io_tensors_in_layer_json": {"tensorrt": Support((11,)), "tensorrt_rtx": Support(NEVER)},
 }
 """From the release notes and headers of 8.6, 10.3, 10.16, 11.0 and 11.1; TensorRT for RTX as seen with 1.7.1."""

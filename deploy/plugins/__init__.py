@@ -17,12 +17,19 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 DOMAIN = "edgesmith"
 VERSIONS = {"EnlargeArgmax": 1, "ZoomedConv": 1}
 """Versions of the operators. One is raised when the operator means something else."""
 SOURCES = Path(__file__).parent
+LIBRARY = "libedgesmith_plugins.so"
+"""Name of the library beside a plan that needs it."""
+HOW_TO_BUILD = (
+    f"cmake -S {SOURCES} -B build/plugins -DTENSORRT_INCLUDE=DIR (the folder with NvInfer.h) && cmake --build build/plugins"
+)
 
 
 def source_digest() -> str:
@@ -32,25 +39,40 @@ def source_digest() -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def require_ours(library: ctypes.CDLL, path: Path) -> None:
-    """Raise RuntimeError unless `library` was built from these very sources: each one tells its digest."""
+def require_ours(library: ctypes.CDLL, path: Path, digest: str | None = None) -> None:
+    """Raise RuntimeError unless `library` was built from sources of this digest, by default these: each one tells its own."""
     try:
         tell = library.edgesmith_source_digest
     except AttributeError:
         raise RuntimeError(f"{path} is not a library of edgesmith's plugins") from None
     tell.restype = ctypes.c_char_p
     tell.argtypes = []
-    if (found := tell().decode()) != source_digest():
-        raise RuntimeError(f"{path} was built from other sources ({found[:12]}, not {source_digest()[:12]}); build it again")
+    wanted = digest or source_digest()
+    if (found := tell().decode()) != wanted:
+        raise RuntimeError(f"{path} was built from other sources ({found[:12]}, not {wanted[:12]}); build it again")
 
 
-def load(path: Path) -> ctypes.CDLL:
-    """Load the TensorRT plugins' library into this process, which registers them. TensorRT must be loaded already.
+class PluginLibrary(NamedTuple):
+    """The compiled library for TensorRT (see CMakeLists.txt), and what a graph or a plan wants of it."""
 
-    Raises FileNotFoundError, OSError when it does not load, RuntimeError when it was built from other sources.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such library; see deploy/plugins/CMakeLists.txt")
-    library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    require_ours(library, path)
-    return library
+    path: Path
+    operators: tuple[str, ...]
+    """Those that are used: names of VERSIONS."""
+    digest: str
+    """Of the sources that it must have been built from."""
+
+    def load(self) -> ctypes.CDLL:
+        """Load it into this process; it needs neither TensorRT nor a driver for that, and registers nothing by itself.
+
+        Raises FileNotFoundError, OSError when it does not load, RuntimeError when it was built from other sources.
+        """
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: there is no such library; {HOW_TO_BUILD}")
+        library = ctypes.CDLL(str(self.path.resolve()))
+        require_ours(library, self.path, self.digest)
+        return library
+
+
+def our_library(path: Path, operators: Sequence[str] = tuple(VERSIONS)) -> PluginLibrary:
+    """A library that is to be of this package's own sources."""
+    return PluginLibrary(path, tuple(operators), source_digest())

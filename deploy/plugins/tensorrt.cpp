@@ -395,10 +395,23 @@ struct EnlargeArgmaxCreator final : Creator {
                   enlarge_from_node, enlarge_from_plan) {}
 };
 
-REGISTER_TENSORRT_PLUGIN(ZoomedConvCreator);
-REGISTER_TENSORRT_PLUGIN(EnlargeArgmaxCreator);
-
 }  // namespace
 }  // namespace edgesmith
 
-extern "C" char const* edgesmith_source_digest() { return EDGESMITH_SOURCE_DIGEST; }
+// What TensorRT looks for in a library that `IPluginRegistry::loadLibrary` is given. Loading it otherwise registers nothing, and
+// needs nothing of TensorRT.
+extern "C" {
+
+IPluginCreatorInterface* const* getCreators(int32_t& count) {
+    static edgesmith::ZoomedConvCreator zoomed;
+    static edgesmith::EnlargeArgmaxCreator enlarge;
+    static IPluginCreatorInterface* const creators[] = {&zoomed, &enlarge};
+    count = 2;
+    return creators;
+}
+
+void setLoggerFinder(ILoggerFinder*) {}
+
+char const* edgesmith_source_digest() { return EDGESMITH_SOURCE_DIGEST; }
+
+}  // extern "C"

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 class SqueezeNasSearch:
     """-> SearchResult: the sampled networks with their costs and scores, and the supernet."""
 
+    method: Literal["squeezenas"] = field(default="squeezenas", metadata={"identity": False})  # the stage's name is in the key
+    """Which search this is."""
     data: Data | None = field(default=None, metadata={"identity": False})
     """Dataset; the recipe's own unless said otherwise. Learns on its train split, evaluates networks on its val split."""
     space: SpaceName = "small"
@@ -146,6 +148,19 @@ class SqueezeNasSearch:
         """What the result depends on beside the configuration: the frames of the two splits and the table's content."""
         found = {} if self.data is None else {"data": splits_digest(self.data, ("train", "val"))}
         return found if self.table is None else {**found, "table": self._table().digest}
+
+    def require_startable(self) -> None:
+        """Raise ValueError or OSError naming the field unless dataset and table let the search begin."""
+        if self.data is None:
+            raise ValueError("search.data: no dataset is named")
+        split = open_split(self.data, "train")
+        if len(split) < self.batch:
+            raise ValueError(f"search.batch: {self.batch} frames a step, but the train split has only {len(split)}")
+        costs = self.costs()
+        if self.target is not None and self.target < costs.least:
+            raise ValueError(
+                f"search.target: {self.target:g} {costs.unit}, but the cheapest network of the space costs {costs.least:.4g}"
+            )
 
     def costs(self) -> Costs:
         """What the candidates cost. Raises ValueError or OSError where dataset, size or table do not fit."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgesmith import models
+from edgesmith.calibration.table import Table
 from edgesmith.deploy.files import write_bytes, write_json
 from edgesmith.models.arch import Segmentation
 from edgesmith.models.cost import macs, params
@@ -29,7 +30,6 @@ from edgesmith.pipeline.data.augment import Cached
 from edgesmith.pipeline.data.dataset import Split
 from edgesmith.pipeline.data.spec import open_split
 from edgesmith.pipeline.device import Placement, all_finite, cache_bytes, keep_freed_memory, pick_device, pick_precision
-from edgesmith.pipeline.fit import evaluate
 from edgesmith.pipeline.jobs import run_jobs
 from edgesmith.pipeline.loader import Batch, Batches
 from edgesmith.pipeline.loop import run_epochs, untimed
@@ -44,6 +44,7 @@ from edgesmith.pipeline.optim import (
 
 from .costs import Costs
 from .pareto import front
+from .paths import PathEvaluation, gumbel, spread
 from .squeezenas_space import NAMES, Space, space
 from .squeezenas_supernet import Supernet
 
@@ -189,42 +190,23 @@ class Evaluation:
     """One sampled network as a path of the supernet, on the val split. The supernet itself is left as it is."""
 
     def __init__(self, searching: Searching, calibration: Sequence[Batch], val: Split, frames: Sequence[int]) -> None:
-        self.searching, self.val, self.frames = searching, val, frames
-        self.calibration = [searching.placement.batch(batch)[0] for batch in calibration]
+        self.searching = searching
+        batches = [searching.placement.batch(batch)[0] for batch in calibration]
+        size = searching.search.input_hw
+        self.path = PathEvaluation(searching.placement, batches, val, frames, size)
 
     def __call__(self, choice: Choice) -> float | None:
         """mIoU of the network that takes candidate `choice[i]` in block `i`; None where no pixel is labelled."""
         s = self.searching
         module = models.build(s.space.arch(choice, "path"), s.task)
         load_into(module, s.supernet.path_state(choice), "the supernet's path")
-        module = s.placement.module(module)
-        if self.calibration:
-            recalibrate(module, self.calibration)
-        return evaluate(module, self.val, s.search.input_hw, self.frames)
-
-
-@torch.no_grad()
-def recalibrate(module: nn.Module, frames: Sequence[Tensor]) -> None:
-    """Replace the batch norm statistics of `module` by those over `frames`, batches of (N, 3, H, W). Ends in eval mode."""
-    for m in module.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            m.reset_running_stats()
-            m.momentum = None  # the plain mean over batches
-    module.train()
-    for x in frames:
-        module(x)
-    module.eval()
+        return self.path(module)
 
 
 def temperature(bounds: tuple[float, float], done: float) -> float:
     """Temperature when the share `done` (0 to 1) of the steps has passed: from the first bound to the second, linearly."""
     hot, cold = bounds
     return hot + (cold - hot) * done
-
-
-def gumbel(seed: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Standard Gumbel noise that depends on `seed` alone."""
-    return np.random.default_rng(seed).gumbel(size=shape).astype(np.float32)
 
 
 def improbable(p: Tensor, alive: Tensor, limit: float) -> list[tuple[int, int]]:
@@ -248,12 +230,6 @@ def sampled(logits: NDArray[np.float64], count: int, seed: int) -> list[Choice]:
     return list(found)
 
 
-def spread(total: int, wanted: int | None) -> list[int]:
-    """Indices of `wanted` (default: all) of `total` frames, evenly spread."""
-    wanted = total if wanted is None else min(wanted, total)
-    return [i * total // wanted for i in range(wanted)]
-
-
 def _evaluated(evaluation: Evaluation, choices: Sequence[Choice], slot: Slot) -> list[dict[str, Any]]:
     """A row of samples.json for each choice. What was evaluated before a kill is not evaluated again."""
     s = evaluation.searching
@@ -263,7 +239,7 @@ def _evaluated(evaluation: Evaluation, choices: Sequence[Choice], slot: Slot) ->
         record = (slot.scratch or Path(temporary)) / f"samples-{slot.key[:12]}.json"
         results = run_jobs(evaluation, jobs, record, log=slot.log)
     rows = []
-    input_hw = s.search.input_hw or evaluation.val[0].label.shape
+    input_hw = s.search.input_hw or evaluation.path.val[0].label.shape
     for arch, choice in zip(archs, choices, strict=True):
         result = results[arch.digest]
         row: dict[str, Any] = {
@@ -298,6 +274,7 @@ def _summary(searching: Searching, progress: Progress) -> dict[str, Any]:
         "classes": searching.task.classes,
         "candidates": list(NAMES),
         "costs": searching.costs.to_json(),
+        "table": None if s.table is None else Table.read(Path(s.table)).digest,
         "theta": searching.theta.tolist(),
         "probabilities": searching.probabilities().tolist(),
         "alive": [[NAMES[j] for j in living] for living in searching.supernet.alive],

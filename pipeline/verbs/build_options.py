@@ -26,6 +26,7 @@ class HowToBuild(NamedTuple):
     timing_cache: Path | None
     weights: Path | None
     plugins: Any
+    plugin_library: Path | None
 
     def stage(self, backends: tuple[Any, ...]) -> Build:
         """The stage that builds so. Raises ValueError."""
@@ -39,7 +40,10 @@ class HowToBuild(NamedTuple):
             version_compatible=self.version_compatible,
         )
         weights = None if self.weights is None else str(self.weights)
-        return Build(backends, self.precision, self.compute_capability, plan, weights, plugins=self.plugins)
+        library = None if self.plugin_library is None else str(self.plugin_library)
+        return Build(
+            backends, self.precision, self.compute_capability, plan, weights, plugins=self.plugins, plugin_library=library
+        )
 
 
 _OPTIONS = (
@@ -68,6 +72,14 @@ _OPTIONS = (
         default="none",
         show_default=True,
         help="auto measures operators of our own, and takes those that are faster here.",
+    ),
+    click.option(
+        "--plugin-library",
+        type=FOLDER,
+        metavar="FILE",
+        envvar="EDGESMITH_PLUGINS",
+        show_envvar=True,
+        help="These operators for TensorRT, compiled on this machine.",
     ),
 )
 

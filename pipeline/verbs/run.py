@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from edgesmith.pipeline.recipes import names
+
 from .options import FOLDER, json_option, show_result
 
 
@@ -21,7 +23,7 @@ def show_fields(context: click.Context, option: click.Parameter, wanted: bool) -
         context.exit()
 
 
-@click.command()
+@click.command(epilog=f"Recipes that come along: {', '.join(names())}.")
 @click.argument("recipe", metavar="RECIPE|NAME")
 @click.option(
     "--fields", is_flag=True, is_eager=True, expose_value=False, callback=show_fields, help="List all fields of recipes."
@@ -31,9 +33,9 @@ def show_fields(context: click.Context, option: click.Parameter, wanted: bool) -
 @click.option("--dry-run", is_flag=True, help="Check the recipe and its inputs, print it in full, run nothing.")
 @json_option
 def run(recipe: str, out: Path | None, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
-    """Run a recipe: train, export, build, validate, report.
+    """Run a recipe: search where it asks for it, train, export, build, validate, report.
 
-    RECIPE is the path of a YAML file or the name of one that comes along (camvid, street). A run that was stopped or
+    RECIPE is the path of a YAML file or the name of one that comes along. A run that was stopped or
     killed goes on where it was when it is started again; stages that are up to date are not run again. What a changed
     recipe replaces is kept in DIR/replaced.
     """

@@ -33,17 +33,18 @@ def table_measure(
 ) -> None:
     """Time every piece that the networks of SPACE are made of.
 
-    SPACE is a search space of SqueezeNAS (small, large, xlarge); zoo:NAME or ARCH.json measures the pieces of one network. Each
-    distinct piece is exported alone, by what exports whole networks, and timed warm in rounds over all of them. Stopped or
-    killed, the same command goes on; what is measured is not measured again. A table is of one machine, and so is its use.
+    SPACE is a search space of SqueezeNAS (small, large, xlarge) or that of FasterSeg (fasterseg), whose cells are measured with
+    every operator and at every width; zoo:NAME or ARCH.json measures the pieces of one network. Each distinct piece is exported
+    alone, by what exports whole networks, and timed warm in rounds over all of them. Stopped or killed, the same command goes
+    on; what is measured is not measured again. A table is of one machine, and so is its use.
     """
     from edgesmith.models import Segmentation
     from edgesmith.pipeline.events import close_view, view_for
-    from edgesmith.pipeline.measure import distinct, measure, spread
+    from edgesmith.pipeline.measure import measure, spread
 
     view = view_for(sys.stderr)
     try:
-        pieces = distinct(_networks(space), Segmentation(classes), input_hw)
+        pieces = _pieces(space, Segmentation(classes), input_hw)
         measured = measure(pieces, out, input_hw=input_hw, classes=classes, backend=backend, threads=threads, log=_staged(view))
     finally:
         close_view(view)
@@ -59,13 +60,14 @@ def table_sum(arch: str, path: Path, as_json: bool) -> None:
     """Estimate the latency of ARCH as the sum over its pieces.
 
     From camera frame to label map, at the table's input size and number of classes. The error is that of the timings; how far
-    sums lie from measured networks has to be measured.
+    sums lie from measured networks has to be measured. The table that FasterSeg's authors released for a GTX 1080 Ti is read
+    too: it counts neither the frame nor the last enlargement, and gives no errors.
     """
-    from edgesmith.calibration.table import Table
+    from edgesmith.calibration.fasterseg_1080ti import open_table
     from edgesmith.models import Segmentation
     from edgesmith.pipeline.derive import Derive
 
-    read = Table.read(path)
+    read = open_table(path)
     network = Derive(arch).value
     total = read.total(network, Segmentation(read.classes))
     rows = [{"name": name, "latency_ms": ms, "piece": key} for name, key, ms in total.parts]
@@ -73,18 +75,24 @@ def table_sum(arch: str, path: Path, as_json: bool) -> None:
     show_result({**found, "parts": rows}, as_json)
 
 
-def _networks(space: str) -> list[Any]:
-    """Networks that have all pieces of `space` between them: one for each candidate, or the one network that it names."""
+def _pieces(space: str, task: Any, input_hw: tuple[int, int]) -> dict[str, Any]:
+    """All pieces of `space`, or of the one network that it names, by key."""
     from edgesmith.pipeline.derive import Derive
+    from edgesmith.pipeline.measure import distinct
+    from edgesmith.pipeline.search import fasterseg_costs
+    from edgesmith.pipeline.search.fasterseg_space import Space
     from edgesmith.pipeline.search.squeezenas_space import NAMES, SPACES
     from edgesmith.pipeline.search.squeezenas_space import space as squeezenas
 
+    if space == "fasterseg":
+        return fasterseg_costs.pieces(Space(), task, input_hw)
     found = next((squeezenas(name) for name in SPACES if name == space), None)
     if found is not None:
-        return [found.arch([j] * len(found), name) for j, name in enumerate(NAMES)]
+        return distinct([found.arch([j] * len(found), name) for j, name in enumerate(NAMES)], task, input_hw)
     if not space.startswith("zoo:") and not space.endswith(".json"):
-        raise ValueError(f"SPACE: {space!r} is neither a search space ({', '.join(SPACES)}) nor zoo:NAME nor a .json file")
-    return [Derive(space).value]
+        spaces = ", ".join((*SPACES, "fasterseg"))
+        raise ValueError(f"SPACE: {space!r} is neither a search space ({spaces}) nor zoo:NAME nor a .json file")
+    return distinct([Derive(space).value], task, input_hw)
 
 
 def _staged(view: Any) -> Any:

@@ -202,7 +202,7 @@ def test_a_bundle_of_lower_precision_runs_the_graph_of_that_precision(
 
 
 def test_int8_without_a_calibration_is_refused_with_the_command_that_makes_one(make_model: Make, tmp_path: Path) -> None:
-    message = r"onnx has no calibration\.json.*edgesmith calibrate .*onnx --data SPEC"
+    message = r"onnx has no calibration\.json.*edgesmith calibrate .*onnx --data SPEC --out OUT"  # the default method
     refused(make_model(), tmp_path / "bundle", message, ValueError, Build(precision="int8"))
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from edgesmith.deploy.bundle import Bundle, write_manifest
 from edgesmith.deploy.files import sha256_file
+from edgesmith.pipeline import best
 from edgesmith.pipeline.artifacts import BundleFolder, open_artifact
 from edgesmith.pipeline.build import Build
 from edgesmith.pipeline.bundle_add import add_engines
@@ -70,6 +71,15 @@ def test_adding_the_same_engine_again_replaces_it(bundle: Path) -> None:
         add_engines(bundle, Build(precision="fp16"), silent)
         assert len(Bundle.open(bundle).engines) == 2
     assert len(open_artifact(BundleFolder, bundle).sidecar["engines"]) == 2
+
+
+def test_best_leaves_the_graphs_of_other_engines_alone(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_engines(bundle, Build(precision="fp16"), silent)
+    monkeypatch.setattr(best, "choose", lambda folder, precisions: best.Choice("fp32", "said so", {}))
+    add_engines(bundle, Build(precision="best"), silent)
+    with Bundle.open(bundle).engine(precision="fp16") as engine:
+        assert engine.precision == "fp16"
+    Bundle.open(bundle).verify()
 
 
 def test_a_build_that_fails_leaves_the_bundle_as_it_was(bundle: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import pytest
 
-from edgesmith.pipeline import cli
+from edgesmith.pipeline import cli, recipe
 
 
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -39,6 +39,12 @@ def test_every_verb_explains_itself_and_takes_json(
     assert len(out) > 180
     if len(verb) == 2 or (verb and verb[0] not in GROUPS):
         assert "--json" in out
+
+
+def test_the_help_of_run_names_every_recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(monkeypatch, capsys, "run", "--help")
+    assert "search" in out
+    assert all(name in " ".join(out.split()) for name in recipe.names())
 
 
 def test_a_run_can_be_shown_verified_and_validated_as_json(

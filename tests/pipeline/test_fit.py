@@ -92,7 +92,7 @@ def test_a_training_keeps_best_and_last_and_their_history(arch: Architecture, tm
 def test_weights_that_are_not_finite_stop_with_the_step_and_a_checkpoint_that_is_whole(
     arch: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "learning_rate", lambda train, done: 1e-3 if done < 0.5 else 1e18)
+    monkeypatch.setattr(fit, "learning_rate", lambda train, done, epochs: 1e-3 if done < 0.5 else 1e18)
     with pytest.raises(
         FloatingPointError, match=r"epoch 2, step \d of 3; the last good checkpoint is .*checkpoint-key"
     ) as raised:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from edgesmith.pipeline.data.dataset import VOID
-from edgesmith.pipeline.losses import class_weights, cross_entropy, ohem
+from edgesmith.pipeline.losses import class_weights, cross_entropy, divergence, ohem
 
 
 def example() -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,3 +65,31 @@ def test_rare_classes_weigh_more_and_the_mean_is_one() -> None:
     weights = class_weights([0.7, 0.25, 0.05])
     assert weights == sorted(weights)
     assert sum(weights) / 3 == pytest.approx(1)
+
+
+def test_the_divergence_of_soft_labels_is_that_of_a_hand_computed_example() -> None:
+    # One pixel says (3/4, 1/4) and is taught (1/2, 1/2); on the other both agree.
+    student = torch.tensor([[3.0, 9.0], [1.0, 1.0]]).log()[None, :, None]  # (1, 2, 1, 2)
+    teacher = torch.tensor([[1.0, 9.0], [1.0, 1.0]]).log()[None, :, None]
+    forward = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    reverse = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
+    assert float(divergence(student, teacher)) == pytest.approx(forward / 2)
+    assert float(divergence(student, teacher, "teacher_student")) == pytest.approx(reverse / 2)
+    assert float(divergence(student, teacher, per="class")) == pytest.approx(forward / 4)
+    assert float(divergence(student, teacher, "teacher_student", "class")) == pytest.approx(reverse / 4)
+
+
+@pytest.mark.parametrize("way", ["student_teacher", "teacher_student"])
+def test_the_divergence_is_zero_between_equals_and_its_gradient_pulls_towards_the_teacher(way: Any) -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 5, 3, 4, requires_grad=True), torch.randn(2, 5, 3, 4)
+    assert float(divergence(teacher, teacher + 7, way)) == pytest.approx(0, abs=1e-6)
+    before = divergence(student, teacher, way)
+    before.backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None
+    assert divergence(student - 0.1 * student.grad, teacher, way) < before
+
+
+def test_the_divergence_of_logits_far_apart_is_finite() -> None:
+    sure, doubtful = torch.tensor([200.0, -200.0]).view(1, 2, 1, 1), torch.tensor([-200.0, 200.0]).view(1, 2, 1, 1)
+    assert float(divergence(sure, doubtful)) == pytest.approx(400)

@@ -23,7 +23,7 @@ from edgesmith.models.arch import InvertedResidual, SqueezeNas
 from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD
 from edgesmith.models.parts import Part, parts
 from edgesmith.pipeline import cli, export, graph, measure, timing
-from edgesmith.pipeline.graph import cleaned
+from edgesmith.pipeline.graph import cleaned, graph_digest
 from edgesmith.pipeline.neighbours import between_neighbours
 from edgesmith.pipeline.run import locked
 
@@ -90,7 +90,7 @@ def test_every_piece_that_runs_is_measured(measured: Table) -> None:
 
 def test_the_timed_piece_is_the_piece_of_the_shipped_network(measured: Table, cut: dict[str, ModelProto]) -> None:
     found = dict(parts(ARCH, TASK, HW))
-    assert {n: measure.graph_digest(g) for n, g in cut.items()} == {n: measured.entry(found[n]).digest for n in cut}
+    assert {n: graph_digest(g) for n, g in cut.items()} == {n: measured.entry(found[n]).digest for n in cut}
     assert len({e.digest for e in measured.entries.values()}) == len(measured.entries)
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from edgesmith.deploy.bundle import Bundle, check_golden
 from edgesmith.deploy.engines.onnxruntime_split import Split
 from edgesmith.deploy.files import read_json, write_json
-from edgesmith.pipeline import build, graph, plugin_choice
+from edgesmith.pipeline import build, plugin_choice
 from edgesmith.pipeline.artifacts import OnnxModel, Slot
-from edgesmith.pipeline.export import enlargement, module_graph
 from edgesmith.pipeline.plugin_choice import NATIVE, PLUGIN, faster
 
 SPLIT = Split("logits", 3, (3, 4), (24, 32), True, 9)
@@ -31,26 +26,9 @@ def test_a_plugin_is_taken_only_where_it_saves_enough() -> None:
 
 
 @pytest.fixture
-def model(make_model: Any) -> OnnxModel:
-    """A graph folder that ends as exported ones do; its golden masks are the graph's own labels."""
-    import cv2
-    import onnx
-    import onnxruntime
-
-    torch.manual_seed(0)
-    network = module_graph(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 3, 5, 4, 2)), ((3, *HW),))
-    matrices = enlargement(graph.low_hw(network), HW, HW, True)
-    made = graph.assemble(network, frame_hw=HW, colour_order="bgr", mean=(0.5,) * 3, std=(0.2,) * 3, enlargement=matrices).model
-    given = make_model("source", frame_hw=HW, input_hw=HW)
-    session = onnxruntime.InferenceSession(made.SerializeToString())
-    out = Slot(given.path.parent / "onnx")
-    with out.writing(OnnxModel) as folder:
-        shutil.copytree(given.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("artifact.json"))
-        onnx.save(made, str(folder / "model.onnx"))
-        for path in folder.glob("golden/*.mask.png"):
-            frame = cv2.imread(str(path.with_name(path.name.replace(".mask", ""))))
-            cv2.imwrite(str(path), session.run(None, {"frame": np.ascontiguousarray(frame)})[0])
-    return OnnxModel(out.out)
+def model(plugin_model: Any) -> OnnxModel:
+    made: OnnxModel = plugin_model()
+    return made
 
 
 @pytest.mark.parametrize("margin", [-1e9, 1.0])
@@ -68,6 +46,8 @@ def test_the_bundle_has_what_was_faster_and_the_note_has_both_times(
     (note,) = read_json(made.path / "artifact.json")["engines"]
     assert note["plugins"]["taken"] == taken
     assert set(note["plugins"]["median_ms"]) == {NATIVE, PLUGIN}
+    (kept,) = read_json(made.path / "provenance.json")["plugins"]
+    assert (kept["engine"], kept["median_ms"]) == (key, note["plugins"]["median_ms"])
     bundle.verify()
     with bundle.engine() as engine:
         assert engine.key == key

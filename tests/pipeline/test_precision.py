@@ -15,8 +15,8 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgesmith.calibration.int8 import Calibration, Layer, Outcome, Source
 from edgesmith.pipeline.cpu import session
-from edgesmith.pipeline.graph import with_outputs
-from edgesmith.pipeline.precision import convolutions, graph_digest, logits_of, lowered, quantised, scale_of, value_types
+from edgesmith.pipeline.graph import graph_digest, with_outputs
+from edgesmith.pipeline.precision import convolutions, logits_of, lowered, quantised, scale_of, value_types
 
 
 @pytest.fixture

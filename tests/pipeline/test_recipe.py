@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 from edgesmith.pipeline import recipe
+from edgesmith.pipeline.search.fasterseg import FasterSegSearch
+from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
 
 
 @pytest.mark.parametrize("name", recipe.names())
@@ -74,7 +78,7 @@ def test_the_paper_scale_recipe_holds_the_papers_numbers() -> None:
     """Section 5.3 and 4.1, 4.2."""
     paper = recipe.read("squeezenas-cityscapes")
     search, (coarse,), fine = paper.search, paper.pretrain, paper.train
-    assert search is not None
+    assert isinstance(search, SqueezeNasSearch)
     assert (search.samples, search.removal, search.temperature) == (200, 0.005, (5.0, 1.0))
     assert (search.resource_weights, search.target) == ("softmax", None)
     for stage in (search, coarse, fine):
@@ -82,3 +86,104 @@ def test_the_paper_scale_recipe_holds_the_papers_numbers() -> None:
         assert (stage.optimizer, stage.lr, stage.weight_decay, stage.momentum) == ("sgd", 0.05, 1e-5, 0.9)
     assert (coarse.epochs, fine.epochs, fine.schedule, fine.milestones) == (40, 100, "step", (0.5, 0.75))
     assert coarse.data != fine.data
+
+
+COSEARCH = """
+about: x
+export: {frame_hw: [64, 96]}
+search: {method: fasterseg, resource: macs}
+teacher: {train: {epochs: 2}}
+train: {distil: {}}
+"""
+
+
+def test_the_method_says_which_search_a_recipe_means(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(COSEARCH)
+    read = recipe.read(str(tmp_path / "r.yaml"), ["search.space.layers=9", "search.pretrain.epochs=2"])
+    assert isinstance(read.search, FasterSegSearch)
+    assert (read.search.space.layers, read.search.pretrain.epochs) == (9, 2)
+    assert isinstance(recipe.read("street-search").search, SqueezeNasSearch)
+    with pytest.raises(ValueError, match=r"search\.temperature = .*: unknown key"):
+        recipe.read(str(tmp_path / "r.yaml"), ["search.temperature=[5.0, 1.0]"])
+    with pytest.raises(
+        ValueError, match=r"search\.method = fastseg: needs one of squeezenas, fasterseg; did you mean fasterseg"
+    ):
+        recipe.read(str(tmp_path / "r.yaml"), ["search.method=fastseg"])
+
+
+def test_help_says_which_fields_belong_to_which_search() -> None:
+    from edgesmith.pipeline.fields import as_text, fields_of
+
+    found = {f.key: f for f in fields_of(recipe.Recipe)}
+    assert (found["search.method"].type, found["search.method"].default) == ("squeezenas or fasterseg", "squeezenas")
+    assert found["search.temperature"].when == "method squeezenas"
+    assert found["search.decoupled"].when == "method fasterseg"
+    assert found["search.precision"].when == ""
+    assert {"teacher.arch", "teacher.train.epochs", "train.distil.weight"} <= set(found)
+    assert "search.space.layers: int = 16   (method fasterseg)" in as_text(recipe.Recipe)
+
+
+def test_a_search_keeps_the_key_that_it_had_when_there_was_one_method_alone() -> None:
+    counted = {f.name for f in dataclasses.fields(SqueezeNasSearch) if f.metadata.get("identity", True)}
+    assert "alpha" in counted
+    assert "method" not in counted
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("train: {distil: {}}", ""), "teacher = a mapping: no training learns from it; add `distil: {}`"),
+        (("teacher: {train: {epochs: 2}}", ""), "train = a mapping: distil names no weights, and there is no section teacher"),
+        (
+            ("{method: fasterseg, resource: macs}", "{}"),
+            "teacher = a mapping: names no arch, and there is no search of method fasterseg",
+        ),
+        (
+            ("resource: macs", "teacher: false"),
+            "teacher = a mapping: names no arch, and there is no search of method fasterseg",
+        ),
+        (("resource: macs", "alternate: {epochs: 0}"), r"search = .*: alternate\.epochs is 0, so it finds no network"),
+        (("{epochs: 2}", "{distil: {}}"), r"teacher\.train = .*: distil names no weights, and the teacher cannot be its own"),
+        (("{epochs: 2}", "{start: {weights: x}}"), r"teacher\.train = .*: start goes with a named arch"),
+        (
+            ("{train: {epochs: 2}}", "{arch: zoo:fasterseg-teacer}"),
+            r"teacher\.arch = zoo:fasterseg-teacer: .*fasterseg-teacher",
+        ),
+    ],
+)
+def test_a_teacher_that_cannot_come_to_be_or_teaches_nobody_is_refused(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    (tmp_path / "r.yaml").write_text(COSEARCH.replace(*change))
+    with pytest.raises(ValueError, match=message):
+        recipe.read(str(tmp_path / "r.yaml"))
+
+
+def test_the_pruned_teacher_is_a_network_of_a_search_with_a_teacher(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(COSEARCH + "derive: {net: pruned_teacher}\n")
+    assert recipe.read(str(tmp_path / "r.yaml")).derive.net == "pruned_teacher"
+    (tmp_path / "r.yaml").write_text(SEARCH + "derive: {net: pruned_teacher}\n")
+    with pytest.raises(ValueError, match="net pruned_teacher needs a search of method fasterseg"):
+        recipe.read(str(tmp_path / "r.yaml"))
+
+
+def test_a_teacher_gets_the_recipes_dataset_and_the_exports_size(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(COSEARCH)
+    resolved = recipe.read(str(tmp_path / "r.yaml")).resolved
+    assert resolved.teacher is not None
+    assert resolved.search is not None
+    assert resolved.teacher.train.data == resolved.search.data == resolved.data
+    assert resolved.search.input_hw == (64, 96)
+    (tmp_path / "again.yaml").write_text(recipe.dump(resolved))
+    assert recipe.read(str(tmp_path / "again.yaml")) == resolved
+
+
+def test_the_latency_search_of_the_readme_presses_about_as_hard_as_its_recipe() -> None:
+    """alpha is a unit of cost's: per GMAC it is another number than per millisecond."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    example = next(block for block in readme.split("edgesmith run ") if block.startswith("camvid-squeezenas --set search.res"))
+    told = {key: float(value) for key, value in re.findall(r"--set search\.(target|alpha)=([\d.]+)", example)}
+    own = recipe.read("camvid-squeezenas").search
+    assert isinstance(own, SqueezeNasSearch)
+    assert own.target is not None
+    assert 1 / 3 <= (told["alpha"] * told["target"]) / (own.alpha * own.target) <= 3

@@ -99,6 +99,7 @@ def make_search(folder: Path, resource: str = "macs", seed: int = 0) -> SqueezeN
         "resource": resource,
         "unit": priced.unit,
         "alpha": 0.05,
+        "table": None,
         "target": target,
         "input_hw": list(HW),
         "classes": TASK.classes,

@@ -19,7 +19,7 @@ from torch import nn
 from edgesmith import models
 from edgesmith.models.arch import Cell, FasterSeg
 from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD
-from edgesmith.pipeline import graph, rewrite
+from edgesmith.pipeline import graph, rewrite, rewrite_find
 from edgesmith.pipeline.export import enlargement, module_graph
 
 
@@ -156,6 +156,14 @@ def test_for_plugins_leaves_operators_and_nothing_of_the_record(student: ModelPr
     assert not any(n.overload for n in bare.graph.node)
 
 
+@pytest.mark.parametrize("name", ["EnlargeArgmax", "ZoomedConv"])
+def test_one_operator_alone_is_put_in(student: ModelProto, name: str) -> None:
+    both = rewrite.operators(rewrite.fused(student))
+    alone = rewrite.fused(student, (name,))
+    assert rewrite.operators(alone) == {name: both[name]}
+    assert bytes_of(rewrite.unfused(alone)) == bytes_of(student)
+
+
 def test_a_fused_model_is_not_fused_again_and_a_changed_one_not_taken_apart(student: ModelProto) -> None:
     fused = rewrite.fused(student)
     with pytest.raises(ValueError, match="fused already"):
@@ -228,4 +236,4 @@ def test_what_is_not_quite_a_zoomed_convolution_stays(changes: dict[str, Any], s
 @given(low=st.integers(1, 80), high=st.integers(1, 2100), align_corners=st.booleans())
 def test_matrices_are_torch_s_to_the_bit(low: int, high: int, align_corners: bool) -> None:
     by_torch, _ = enlargement((low, 1), (high, 1), (high, 1), align_corners)
-    assert np.array_equal(rewrite.bilinear(low, high, align_corners), by_torch)
+    assert np.array_equal(rewrite_find.bilinear(low, high, align_corners), by_torch)

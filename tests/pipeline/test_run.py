@@ -3,10 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from edgesmith.pipeline import recipe, run
 from edgesmith.pipeline.artifacts import Weights
+from edgesmith.pipeline.show import describe
 
 PRETRAINED = """
 about: Two trainings before the training.
@@ -48,4 +51,108 @@ def test_a_search_that_cannot_come_to_anything_is_refused_before_it_starts(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         run.run(recipe.read(str(searching_recipe), [override]), "x", tmp_path / "run", lambda event, **fields: None)
+    assert not (tmp_path / "run").exists()
+
+
+TAUGHT = """
+about: A teacher is trained first.
+data: {dataset: street, frame_hw: [64, 96], train_frames: 4, val_frames: 1, test_frames: 1}
+derive: {arch: "zoo:squeezenas-lat-small"}
+teacher:
+  arch: zoo:squeezenas-mac-small
+  train: {epochs: 1, batch: 4, device: cpu}
+train: {epochs: 1, batch: 4, device: cpu, distil: {}}
+export: {frame_hw: [64, 96]}
+"""
+
+
+def test_a_teacher_is_trained_first_and_the_training_learns_from_it(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(TAUGHT)
+    seen: list[tuple[str, str]] = []
+
+    def stopping(event: str, **fields: Any) -> None:
+        seen.append((event, str(fields.get("stage"))))
+        if seen[-1] == ("start", "train") and seen.count(seen[-1]) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.run(recipe.read(str(file)), "r", tmp_path / "run", stopping)
+    assert describe(tmp_path / "run")["train"] == "not made yet"
+    assert describe(tmp_path / "run")["teacher"]["name"] == "squeezenas-mac-small"
+    done = run.run(recipe.read(str(file)), "r", tmp_path / "run", stopping)
+    started = [stage for event, stage in seen if event == "start"]
+    assert started == ["arch", "teacher-arch", "teacher", "train", "train", "onnx", "bundle", "validation"]
+    teacher = Weights(tmp_path / "run" / "teacher")
+    assert {"kind": "weights", "digest": teacher.digest} in done.weights.sidecar["parents"]
+    shown = describe(tmp_path / "run")
+    assert list(shown)[2:6] == ["arch", "teacher-arch", "teacher", "train"]
+    page = done.report.read_text()
+    assert '<section id="teacher">' in page
+    assert "could not be made" not in page
+
+
+def test_a_teacher_of_other_classes_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text(
+        "name: other\nclasses:\n- {name: a, colour: [1, 0, 0]}\n- {name: b, colour: [2, 0, 0]}\n"
+        "splits:\n  train: {images: 'i/{stem}.png', masks: 'm/{stem}.png'}\n"
+        "  val: {images: 'i/{stem}.png', masks: 'm/{stem}.png'}\n"
+    )
+    for kind in ("i", "m"):
+        (tmp_path / kind).mkdir()
+        for i in range(4):
+            cv2.imwrite(str(tmp_path / kind / f"{i}.png"), np.zeros((64, 64, 3 if kind == "i" else 1), np.uint8))
+    (tmp_path / "r.yaml").write_text(TAUGHT)
+    read = recipe.read(str(tmp_path / "r.yaml"), [f"teacher.train.data.dataset={tmp_path / 'other.yaml'}"])
+    with pytest.raises(ValueError, match=r"train\.distil: the teacher learns the classes a, b, train has Sky"):
+        run.run(read, "r", tmp_path / "run", lambda event, **fields: None)
+    named = recipe.read(str(tmp_path / "r.yaml"), ["teacher=null", f"train.distil.weights={tmp_path / 'absent'}"])
+    with pytest.raises(FileNotFoundError, match=r"distil\.weights: .*absent is not a folder"):
+        run.run(named, "r", tmp_path / "run", lambda event, **fields: None)
+    few = recipe.read(str(tmp_path / "r.yaml"), ["teacher.train.batch=99"])
+    with pytest.raises(ValueError, match=r"teacher\.train\.batch: 99 frames a step"):
+        run.run(few, "r", tmp_path / "run", lambda event, **fields: None)
+    assert not (tmp_path / "run").exists()
+
+
+COSEARCHING = """
+about: The whole chain with a co-search, a teacher and distillation.
+data: {dataset: street, frame_hw: [64, 96], train_frames: 4, val_frames: 1, test_frames: 1}
+search:
+  method: fasterseg
+  space: {layers: 8, operators: [skip, conv], ratios: [2, 4], stem_ratio: 2, teacher_stem_ratio: 4}
+  pretrain: {epochs: 1, batch: 2, augment: {crop_hw: [64, 64]}}
+  alternate: {epochs: 1, batch: 2, augment: {crop_hw: [64, 64]}}
+  recalibrate: 1
+  device: cpu
+teacher:
+  train: {epochs: 1, batch: 4, device: cpu, augment: {crop_hw: [64, 64]}}
+train: {epochs: 1, batch: 4, device: cpu, distil: {}, augment: {crop_hw: [64, 64]}}
+export: {frame_hw: [64, 96]}
+"""
+
+
+@pytest.mark.slow
+def test_a_co_search_ends_in_a_bundle_whose_network_learnt_from_the_found_teacher(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(COSEARCHING)
+    done = run.run(recipe.read(str(tmp_path / "r.yaml")), "r", tmp_path / "run", lambda event, **fields: None)
+    found = {row["net"]: row["arch_digest"] for row in describe(tmp_path / "run" / "search")["networks"] if row["chosen"]}
+    shown = describe(tmp_path / "run")
+    assert shown["train"]["arch_digest"].startswith(found["student"])
+    assert shown["teacher"]["arch_digest"].startswith(found["teacher"])
+    assert {"kind": "weights", "digest": Weights(tmp_path / "run" / "teacher").digest} in done.weights.sidecar["parents"]
+    assert "could not be made" not in done.report.read_text()
+    times = {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in ("search", "teacher", "train", "bundle")}
+    run.run(recipe.read(str(tmp_path / "r.yaml")), "r", tmp_path / "run", lambda event, **fields: None)
+    assert times == {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in times}
+
+
+def test_a_co_search_that_cannot_start_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(COSEARCHING)
+    for override, message in (
+        ("search.alternate.batch=3", r"search\.alternate\.batch: 3 frames a step, but half .*the train split has only 2"),
+        ("search.pretrained=absent", r"search\.pretrained: absent is not a folder"),
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            run.run(recipe.read(str(tmp_path / "r.yaml"), [override]), "x", tmp_path / "run", lambda event, **fields: None)
     assert not (tmp_path / "run").exists()

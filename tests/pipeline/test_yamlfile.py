@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgesmith.pipeline.fields import as_text, fields_of
 from edgesmith.pipeline.yamlfile import dump, parse, read
 
 
@@ -210,3 +211,68 @@ def test_damaged_recipes_give_clear_errors() -> None:
 @pytest.mark.slow
 def test_many_damaged_recipes_give_clear_errors() -> None:
     fuzz(range(50, 5000))
+
+
+@dataclass(frozen=True)
+class Walk:
+    way: Literal["walk"] = "walk"
+    """How one goes."""
+    speed: float = 4.0
+    """In km/h."""
+    shoes: str = "boots"
+    """Worn."""
+
+
+@dataclass(frozen=True)
+class Ride:
+    way: Literal["ride"] = "ride"
+    """How one goes."""
+    speed: float = 4.0
+    """In km/h."""
+    bicycle: int = 1
+    """Its number."""
+
+    def __post_init__(self) -> None:
+        if self.bicycle < 1:
+            raise ValueError(f"bicycle: {self.bicycle} is not at least 1")
+
+
+@dataclass(frozen=True)
+class Trip:
+    go: Walk | Ride | None = None
+    """Whether and how one goes."""
+
+
+def test_a_field_of_one_word_says_which_dataclass_is_meant() -> None:
+    def trip(text: str, *overrides: str) -> Trip:
+        return parse(text, "r.yaml", Trip, overrides)
+
+    assert trip("go: {way: ride, bicycle: 2}") == Trip(Ride(bicycle=2))
+    assert trip("go: {shoes: sandals}") == Trip(Walk(shoes="sandals"))
+    assert trip("go: {}") == Trip(Walk())
+    assert trip("go: null") == Trip()
+    assert trip("go: {}", "go.way=ride", "go.bicycle=3") == Trip(Ride(bicycle=3))
+    assert parse(dump(Trip(Ride())), "r.yaml", Trip) == Trip(Ride())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("go:\n  way: ride\n  shoes: x", "r.yaml:3: go.shoes = x: unknown key; valid keys are way, speed, bicycle"),
+        ("go:\n  way: rode", "r.yaml:2: go.way = rode: needs one of walk, ride; did you mean ride?"),
+        ("go:\n  way: []", "r.yaml:2: go.way = []: needs one of walk, ride"),
+        ("go: {way: ride, bicycle: 0}", "r.yaml:1: go.bicycle = 0: 0 is not at least 1"),
+    ],
+)
+def test_problems_of_a_section_are_those_of_the_dataclass_that_is_meant(text: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is what is looked at
+        parse(text, "r.yaml", Trip)
+    assert str(caught.value) == message
+
+
+def test_help_says_which_fields_belong_to_which_word() -> None:
+    found = {f.key: f for f in fields_of(Trip)}
+    assert list(found) == ["go", "go.way", "go.speed", "go.shoes", "go.bicycle"]
+    assert found["go.way"].type == "walk or ride"
+    assert [found[f"go.{k}"].when for k in ("way", "speed", "shoes", "bicycle")] == ["", "", "way walk", "way ride"]
+    assert "go.bicycle: int = 1   (way ride)" in as_text(Trip)

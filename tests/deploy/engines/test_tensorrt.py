@@ -15,11 +15,12 @@ import pytest
 
 from edgesmith.deploy.engines import tensorrt
 from edgesmith.deploy.engines.gpu import Gpu, current_gpu
-from edgesmith.deploy.engines.tensorrt import build_plan, engine_key, inspect_plan, open_plan, require_match
+from edgesmith.deploy.engines.tensorrt import build_plan, engine_key, inspect_plan, open_plan, require_match, with_plugins
 from edgesmith.deploy.engines.tensorrt_builder import require_library
 from edgesmith.deploy.engines.tensorrt_options import PlanOptions
 from edgesmith.deploy.files import write_json
 from edgesmith.deploy.meta import EngineRecord
+from edgesmith.deploy.plugins import our_library
 
 FAKE = '''
 """A fake of the vendor's module: reads one node, then does what the test is about."""
@@ -283,6 +284,12 @@ def test_impossible_options_are_refused(graph: Path, tmp_path: Path, options: di
         build_plan(graph, tmp_path / "engine.plan", **options)
 
 
+def test_tensorrt_for_rtx_is_given_no_plugins(graph: Path, tmp_path: Path) -> None:
+    require_rtx()
+    with pytest.raises(ValueError, match="plugins: TensorRT for RTX has no plugins"):
+        build_plan(graph, tmp_path / "engine.plan", plugins=our_library(tmp_path / "plugins.so"))
+
+
 def test_a_missing_graph_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.onnx"):
         build_plan(tmp_path / "absent.onnx", tmp_path / "engine.plan")
@@ -364,4 +371,7 @@ def test_a_foreign_plan_is_refused_before_anything_reads_it(tmp_path: Path, fake
 def test_a_plans_key_holds_what_it_is_not_portable_across() -> None:
     digest = "0123456789abcdef"
     assert engine_key("tensorrt_rtx", "1.7.1", "sm86", "fp16", digest) == "tensorrt_rtx-1.7.1-sm86-fp16-0123456789ab"
-    assert engine_key("tensorrt", "10.3.0", "sm87", "int8", digest, "orin") == "tensorrt-10.3.0-orin-sm87-int8-0123456789ab"
+    key = engine_key("tensorrt", "10.3.0", "sm87", "int8", digest, "orin")
+    assert key == "tensorrt-10.3.0-orin-sm87-int8-0123456789ab"
+    assert with_plugins(key, ()) == key
+    assert with_plugins(key, ("EnlargeArgmax", "ZoomedConv")) == f"{key}-enlarge_argmax1-zoomed_conv1"

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from edgesmith import models
+from edgesmith.calibration.fingerprint import Fingerprint
+from edgesmith.calibration.table import Table
 from edgesmith.deploy.files import read_json
 from edgesmith.models.arch import Segmentation, SqueezeNas
 from edgesmith.models.cost import macs
@@ -25,17 +27,9 @@ from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.loader import Batch, Batches
 from edgesmith.pipeline.search import squeezenas, squeezenas_loop
 from edgesmith.pipeline.search.pareto import front
+from edgesmith.pipeline.search.paths import gumbel, recalibrate, spread
 from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
-from edgesmith.pipeline.search.squeezenas_loop import (
-    Evaluation,
-    Searching,
-    gumbel,
-    improbable,
-    recalibrate,
-    sampled,
-    spread,
-    temperature,
-)
+from edgesmith.pipeline.search.squeezenas_loop import Evaluation, Searching, improbable, sampled, temperature
 from edgesmith.pipeline.search.squeezenas_space import NAMES, Space
 from edgesmith.pipeline.search.squeezenas_space import space as whole_space
 from edgesmith.pipeline.show import as_text, describe
@@ -133,6 +127,22 @@ def test_candidates_left_in_the_run_that_the_tests_of_going_on_compare(result: S
     assert not [n for n in names if any(n.startswith(f"blocks.{i}.candidates.{c}.") for i, c in removed)]
 
 
+def test_a_search_by_latency_leaves_the_digest_of_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = latency_table(tmp_path / "table.json")
+    found = TINY.costs()
+    monkeypatch.setattr(SqueezeNasSearch, "costs", lambda self: found)  # the table is empty
+    by_latency = searching(resource="latency", table=str(tmp_path / "table.json"))
+    assert squeezenas_loop._summary(by_latency, Progress())["table"] == table.digest
+    assert squeezenas_loop._summary(searching(), Progress())["table"] is None
+
+
+def latency_table(path: Path) -> Table:
+    """A table without entries, written to `path`."""
+    table = Table((64, 96), 11, "onnxruntime", 3, Fingerprint("none", 1, None, "none", 1, {}))
+    table.write(path)
+    return table
+
+
 def test_what_a_search_leaves(result: SearchResult, four_blocks: Space) -> None:
     found, samples = read_json(result.path / "search.json"), read_json(result.path / "samples.json")
     assert [row["epoch"] for row in found["history"]] == [1, 2, 3]
@@ -181,14 +191,11 @@ def test_a_loss_that_is_not_finite_stops_with_step_checkpoint_and_advice(
 
 
 def test_the_key_holds_the_splits_and_the_tables_content_not_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgesmith.calibration.fingerprint import Fingerprint
-    from edgesmith.calibration.table import Table
-
     key = stage_key(TINY)
     assert stage_key(dataclasses.replace(TINY, checkpoint_seconds=9.0)) == key
     assert stage_key(dataclasses.replace(TINY, data=dataclasses.replace(STREET, test_frames=9))) == key
     assert stage_key(dataclasses.replace(TINY, data=dataclasses.replace(STREET, val_frames=9))) != key
-    table = Table((64, 96), 11, "onnxruntime", 3, Fingerprint("none", 1, None, "none", 1, {}))
+    table = latency_table(tmp_path / "table.json")
     for name in ("a", "b", "c"):
         dataclasses.replace(table, rounds=5 if name == "c" else 3).write(tmp_path / f"{name}.json")
     a, b, c = (

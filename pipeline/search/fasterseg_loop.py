@@ -1,0 +1,363 @@
+"""The FasterSeg search as it runs: what a step of each phase does, and how the networks that the logits mean are evaluated.
+
+The loop around the steps is the trainings' own (loop.py); each phase has a checkpoint of its own. Widths are drawn from noise
+that depends on (seed, epoch, step) alone, so that a search that is killed goes on to the same end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgesmith.deploy.files import read_json, sha256_json, write_bytes, write_json
+from edgesmith.models.arch import Segmentation
+from edgesmith.models.weights import load_into, read_tensors, tensor_pieces
+from edgesmith.pipeline import losses
+from edgesmith.pipeline.artifacts import SearchResult, Slot
+from edgesmith.pipeline.checkpoint import Progress
+from edgesmith.pipeline.data.augment import Cached
+from edgesmith.pipeline.data.dataset import VOID
+from edgesmith.pipeline.data.halves import halves
+from edgesmith.pipeline.data.spec import open_split
+from edgesmith.pipeline.device import Placement, all_finite, cache_bytes, keep_freed_memory, pick_device, pick_precision
+from edgesmith.pipeline.loader import Batch, Batches, Pairs
+from edgesmith.pipeline.loop import run_epochs, untimed
+from edgesmith.pipeline.optim import allocated, learning_rate, make_optimizer, optimizer_state, set_learning_rate
+
+from .fasterseg import PRETRAINED, Phase
+from .fasterseg_derive import choose_scales
+from .fasterseg_latency import RelaxedLatency
+from .fasterseg_networks import Networks
+from .fasterseg_relaxed import Pass, Relaxed, Widths, uniform
+from .fasterseg_space import Found, Net, Scales, Score, write_logits
+from .fasterseg_step import Losses, backward
+from .fasterseg_supernet import DIVISOR, Supernet
+from .paths import PathEvaluation, spread
+
+if TYPE_CHECKING:
+    from .fasterseg import FasterSegSearch
+
+PRETRAIN_NOISE, SEARCH_NOISE = 3, 4
+"""Last word of the seeds of random widths: no stream is that of a frame's augmentation, whose seeds have three words."""
+
+
+def run_search(search: FasterSegSearch, slot: Slot) -> SearchResult:
+    """Run the search that `search` describes and write its SearchResult."""
+    if search.data is None:
+        raise ValueError("search.data: no dataset is named")
+    keep_freed_memory()
+    limit = cache_bytes()
+    train_split, val_split = (Cached(open_split(search.data, name), limit // 2) for name in ("train", "val"))
+    for_weights, for_architecture = halves(train_split, search.seed)
+    device = pick_device(search.device)
+    torch.manual_seed(search.seed)
+    searching = Searching(search, Segmentation(len(train_split.labels.names)), device)
+    with ExitStack() as stack:
+        scratch = slot.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+        def batches(phase: Phase, half: Any) -> Batches:
+            return Batches(half, phase.augment, phase.batch, search.seed)
+
+        start, kept = search.pretrain, scratch / f"pretrained-{slot.key[:12]}.safetensors"
+        if search.pretrained is None:
+            learner = Pretraining(searching)
+            progress = run_epochs(
+                learner, batches(start, for_weights), start.epochs, search.checkpoint_seconds, _phase_slot(slot, "pretrain")
+            )
+            history = [{**row, "phase": "pretrain"} for row in untimed(progress.history)]
+            write_bytes(kept, tensor_pieces(searching.supernet.state_dict()))
+            del learner  # and with it the momentum of every weight
+        else:
+            history = searching.take_pretrained()
+        phase = search.alternate
+        calibration = [] if search.recalibrate == 0 else list(batches(phase, for_weights).first(search.recalibrate))
+        frames = [searching.placement.batch(batch)[0] for batch in calibration]
+        chosen = spread(len(val_split), search.val_frames)
+        evaluation = PathEvaluation(searching.placement, frames, val_split, chosen, search.input_hw)
+        networks = Networks(searching, evaluation, scratch / f"networks-{slot.key[:12]}.json", slot)
+        pairs = Pairs(batches(phase, for_weights), batches(phase, for_architecture))
+        alternation = Alternation(searching, networks)
+        progress = run_epochs(alternation, pairs, phase.epochs, search.checkpoint_seconds, _phase_slot(slot, "search"))
+        history += [{**row, "phase": "search"} for row in untimed(progress.history)]
+        found = history[-1]["networks"] if phase.epochs else networks.evaluated(0)
+        precision = searching.placement.precision
+        with slot.writing(SearchResult, seed=search.seed, device=str(device), precision=precision) as folder:
+            if search.pretrained is None:
+                shutil.copyfile(kept, folder / PRETRAINED)
+            _write(folder, searching, history, found)
+    return SearchResult(slot.out)
+
+
+class Searching:
+    """Supernet, the relaxed networks in it, and where they are computed."""
+
+    def __init__(self, search: FasterSegSearch, task: Segmentation, device: torch.device) -> None:
+        self.search, self.task, self.space = search, task, search.space
+        self.placement = Placement(device, pick_precision(search.precision, device), search.channels_last)
+        self.supernet = Supernet(search.space, task, search.nets)
+        self.placement.module(self.supernet).train()
+        self.relaxed: dict[Net, Relaxed] = {
+            net: Relaxed(search.space, widest=net == "teacher").to(device) for net in search.nets
+        }
+        self.costs = search.costs()
+        self.latency = RelaxedLatency(search.space, self.costs, device)
+        self.sensitivity = self.latency.sensitivity()
+        weights = search.latency_weights
+        self.latency_weights = self.sensitivity.weights() if weights == "table" else weights
+
+    def take_pretrained(self) -> list[dict[str, Any]]:
+        """Copy the weights that `pretrained` names into the supernet; the history of how they came about.
+
+        Raises ValueError naming the file when they are of another space.
+        """
+        source = self.search.open_pretrained().path
+        load_into(self.supernet, read_tensors(source / PRETRAINED), str(source / PRETRAINED))
+        return [row for row in read_json(source / "search.json")["history"] if row["phase"] == "pretrain"]
+
+    def pretraining_passes(self, rng: np.random.Generator) -> list[Pass]:
+        """The widest, the narrowest and two random widths, all else even (Appendix F)."""
+        space = self.space
+        widths = [Widths.all(space, -1), Widths.all(space, 0), Widths.random(space, rng), Widths.random(space, rng)]
+        if len(space.ratios) == 1:
+            widths = widths[:1] * len(self.relaxed)
+        nets: list[Net] = ["teacher" if i == 0 and "teacher" in self.relaxed else "student" for i in range(len(widths))]
+        with torch.no_grad():
+            even = {net: relaxed.probabilities() for net, relaxed in self.relaxed.items()}
+        return [Pass(net, *even[net][:2], w) for net, w in zip(nets, widths, strict=True)]
+
+    def passes(self, rng: np.random.Generator) -> list[Pass]:
+        """The teacher's pass, and the student's with sampled, widest and narrowest widths (Appendix F)."""
+        found = []
+        for net, relaxed in self.relaxed.items():
+            alpha, beta, _ = relaxed.probabilities()
+            widths = [relaxed.sample(uniform(self.space, rng))]
+            if net == "student" and len(self.space.ratios) > 1:
+                widths += [Widths.all(self.space, -1), Widths.all(self.space, 0)]
+            found += [Pass(net, alpha, beta, w) for w in widths]
+        return found
+
+    def backward(self, batch: Batch, passes: Sequence[Pass]) -> Losses:
+        """Add the gradients of the passes' summed losses on `batch` to those at hand."""
+        x, labels = padded(*self.placement.batch(batch))
+        loss = partial(losses.ohem, threshold=self.search.ohem_threshold, min_kept=self.search.ohem_min_kept)
+        with self.placement.autocast():
+            return backward(self.supernet, x, labels, passes, loss)
+
+    def finite(self) -> bool:
+        return all_finite(self.supernet) and all(map(all_finite, self.relaxed.values()))
+
+
+class WeightLearning:
+    """The supernet's weights with their optimizer, as one phase has it."""
+
+    def __init__(self, searching: Searching, phase: Phase) -> None:
+        self.searching, self.phase = searching, phase
+        self.optimizer = make_optimizer(phase.optim, searching.supernet)
+        self.lr = 0.0
+
+    def step(self, batch: Batch, passes: Sequence[Pass], done: float) -> Losses:
+        optim, supernet = self.phase.optim, self.searching.supernet
+        self.lr = learning_rate(optim, done, self.phase.epochs)
+        set_learning_rate(self.optimizer, self.lr)
+        self.optimizer.zero_grad(set_to_none=True)
+        found = self.searching.backward(batch, passes)
+        if optim.grad_clip is not None:
+            nn.utils.clip_grad_norm_(supernet.parameters(), optim.grad_clip)
+        self.optimizer.step()
+        return found
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        for k, v in self.searching.supernet.state_dict().items():
+            yield f"supernet/{k}", v
+        for k, v in optimizer_state(self.optimizer):
+            yield f"optimizer/{k}", v
+
+
+class Pretraining:
+    """The first phase as the loop advances it."""
+
+    def __init__(self, searching: Searching) -> None:
+        self.searching = searching
+        self.weights = WeightLearning(searching, searching.search.pretrain)
+        self.best: dict[str, Tensor] = {}
+        self.advice = _advice("pretrain", searching.search.pretrain)
+
+    def advance(self, batch: Batch, progress: Progress, done: float) -> dict[str, float]:
+        """One step of the weights."""
+        rng = np.random.default_rng((self.searching.search.seed, progress.epoch, progress.step, PRETRAIN_NOISE))
+        found = self.weights.step(batch, self.searching.pretraining_passes(rng), done)
+        return {"loss": found.total, "pixel_loss": mean(found), "lr": self.weights.lr}
+
+    def end_epoch(self, progress: Progress) -> dict[str, Any]:
+        return {"lr": self.weights.lr}
+
+    def finite(self) -> bool:
+        return self.searching.finite()
+
+    def resume(self, progress: Progress) -> None:
+        """Nothing: the supernet keeps its shape."""
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        return self.weights.state()
+
+
+class Alternation:
+    """The second phase as the loop advances it: a step of the weights, then one of the architecture on the other half."""
+
+    def __init__(self, searching: Searching, networks: Networks) -> None:
+        search = searching.search
+        self.searching, self.networks = searching, networks
+        self.weights = WeightLearning(searching, search.alternate)
+        self.best: dict[str, Tensor] = {}
+        self.advice = _advice("alternate", search.alternate)
+        parameters = [p for relaxed in searching.relaxed.values() for p in relaxed.parameters()]
+        self.arch_optimizer = allocated(torch.optim.Adam(parameters, lr=search.arch_lr, betas=search.arch_betas))
+        self.latency_weight = torch.tensor(search.latency_weight, dtype=torch.float64)
+        """lambda."""
+
+    def advance(self, batch: tuple[Batch, Batch], progress: Progress, done: float) -> dict[str, float]:
+        """One step of the weights on the first batch, one of the architecture on the second."""
+        searching = self.searching
+        rng = np.random.default_rng((searching.search.seed, progress.epoch, progress.step, SEARCH_NOISE))
+        with torch.no_grad():
+            passes = [_settled(p) for p in searching.passes(rng)]
+        learned = self.weights.step(batch[0], passes, done)
+        searching.supernet.requires_grad_(False)
+        self.arch_optimizer.zero_grad(set_to_none=True)
+        found = searching.backward(batch[1], searching.passes(rng))
+        probabilities = searching.relaxed["student"].probabilities()
+        factor = float(self.latency_weight)
+        if searching.search.decoupled:
+            regular = searching.latency.decoupled(*probabilities, searching.latency_weights)
+        else:
+            regular = searching.latency.coupled(*probabilities)
+        (factor * regular).backward()  # type: ignore[no-untyped-call]
+        self.arch_optimizer.step()
+        searching.supernet.requires_grad_(True)
+        with torch.no_grad():
+            latency = float(searching.latency.coupled(*probabilities))
+        return {
+            "loss": found.total + factor * float(regular.detach()),
+            "pixel_loss": mean(learned),
+            "latency": latency,
+            "lambda": factor,
+            "lr": self.weights.lr,
+        }
+
+    def end_epoch(self, progress: Progress) -> dict[str, Any]:
+        """Probabilities, the networks that they mean, and lambda for the next epoch."""
+        search, relaxed, epoch = self.searching.search, self.searching.relaxed, progress.epoch + 1
+        row: dict[str, Any] = {"lr": self.weights.lr, "lambda": float(self.latency_weight)}
+        row["probabilities"] = {net: _probabilities(r) for net, r in relaxed.items()}
+        row["entropy"] = _entropy(relaxed["student"])
+        if epoch % search.evaluate_every == 0 or epoch == search.alternate.epochs:
+            row["networks"] = self.networks.evaluated(epoch)
+        if search.fps_band is not None:
+            students = [arch for net, _, arch, _ in self.networks.derived() if net == "student"]
+            self.latency_weight *= adapted([1e3 / self.searching.costs.of(arch) for arch in students], search.fps_band)
+        return row
+
+    def finite(self) -> bool:
+        return self.searching.finite()
+
+    def resume(self, progress: Progress) -> None:
+        """Nothing: the supernet keeps its shape."""
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.weights.state()
+        for net, relaxed in self.searching.relaxed.items():
+            for k, v in relaxed.state_dict().items():
+                yield f"{net}/{k}", v
+        for k, v in optimizer_state(self.arch_optimizer):
+            yield f"arch_optimizer/{k}", v
+        yield "latency_weight", self.latency_weight
+
+
+def padded(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Frames (N, 3, H, W) and labels (N, H, W), below and on the right filled up to multiples of DIVISOR, labels with VOID."""
+    bottom, right = (-side % DIVISOR for side in labels.shape[-2:])
+    if not bottom and not right:
+        return x, labels
+    return F.pad(x, (0, right, 0, bottom)), F.pad(labels, (0, right, 0, bottom), value=VOID)
+
+
+def mean(found: Losses) -> float:
+    """The mean loss of a head in a pass."""
+    return found.total / sum(map(len, found.heads))
+
+
+def adapted(fps: Sequence[float], band: tuple[float, float]) -> float:
+    """Factor for lambda after an epoch whose networks run at `fps`: one at the upper bound halves, one at the lower doubles."""
+    low, high = band
+    return (0.5 if max(fps) >= high else 1.0) * (2.0 if min(fps) <= low else 1.0)
+
+
+def _settled(p: Pass) -> Pass:
+    """`p` without gradients for the architecture."""
+    return dataclasses.replace(p, widths=dataclasses.replace(p.widths, score=None))
+
+
+def _advice(name: str, phase: Phase) -> str:
+    return f"Lower search.{name}.optim.lr (now {phase.optim.lr:g}), set its grad_clip, or set search.precision to fp32"
+
+
+def _phase_slot(slot: Slot, phase: str) -> Slot:
+    """The slot with a key, and so a checkpoint, of this phase alone; events say which phase they are of."""
+    return dataclasses.replace(slot, key=sha256_json([slot.key, phase]), log=partial(slot.log, phase=phase))
+
+
+def _probabilities(relaxed: Relaxed) -> dict[str, Any]:
+    with torch.no_grad():
+        tables = relaxed.probabilities()
+    names = ("alpha", "beta", "ratio")
+    return {
+        name: [[[round(v, 6) for v in row] for row in t.tolist()] for t in table]
+        for name, table in zip(names, tables, strict=True)
+    }
+
+
+def _entropy(relaxed: Relaxed) -> dict[str, float]:
+    """Mean entropy in nats of each kind of choice."""
+    with torch.no_grad():
+        tables = relaxed.probabilities()
+    rows = (torch.cat([-(t * t.clamp_min(1e-30).log()).sum(1) for t in table]) for table in tables)
+    return {name: float(r.mean()) for name, r in zip(("alpha", "beta", "ratio"), rows, strict=True)}
+
+
+def _write(folder: Path, searching: Searching, history: list[dict[str, Any]], networks: list[dict[str, Any]]) -> None:
+    """The result's files beside the pretrained weights."""
+    search = searching.search
+    scores: dict[Net, dict[Scales, Score]] = {net: {} for net in searching.relaxed}
+    for row in networks:
+        if row["val_miou"] is not None:
+            scores[row["net"]][tuple(row["scales"])] = Score(row["val_miou"], row["latency"])
+    logits = {net: relaxed.logits() for net, relaxed in searching.relaxed.items()}
+    write_logits(folder / "logits.json", Found(searching.space, logits, scores))
+    write_bytes(folder / "supernet.safetensors", tensor_pieces(searching.supernet.state_dict()))
+    summary = {
+        "method": search.method,
+        "space": searching.space.to_json(),
+        "resource": search.resource,
+        "unit": searching.costs.unit,
+        "input_hw": list(searching.costs.input_hw),
+        "classes": searching.task.classes,
+        "decoupled": search.decoupled,
+        "latency_weights": list(searching.latency_weights),
+        "sensitivity": dataclasses.asdict(searching.sensitivity),
+        "target": dataclasses.asdict(search.target),
+        "history": [{**row, "epoch": i} for i, row in enumerate(history, 1)],
+        "networks": networks,
+        "chosen": {net: list(choose_scales(scores[net], search.target)) for net in searching.relaxed},
+    }
+    write_json(folder / "search.json", summary)

@@ -1,0 +1,112 @@
+"""The relaxed architecture of a FasterSeg network: alpha, beta and gamma as parameters, and the widths that a pass takes.
+
+Widths are sampled with the straight-through Gumbel-Softmax trick (paper, Appendix C). The authors' code multiplies what an
+operator makes by the scores of the widths on both its ends; these are 1 and carry gamma's gradient, so that is done here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .fasterseg_space import RATES, Logits, Net, Space
+
+SCALES = range(len(RATES))
+
+
+@dataclass(frozen=True, eq=False)
+class Widths:
+    """A width for each searched tensor of a supernet. Rows are those of the ratio logits (`fasterseg_space.Logits`)."""
+
+    index: tuple[tuple[int, ...], ...]
+    """By scale and row: which of the space's ratios."""
+    score: tuple[Tensor, ...] | None = None
+    """By scale a tensor (rows,) of ones through which gamma gets its gradient; None where the choice is nobody's."""
+
+    @staticmethod
+    def all(space: Space, index: int) -> Widths:
+        """Every tensor of the ratio with this index: 0 for the slimmest, -1 for the widest."""
+        return Widths(tuple((index % len(space.ratios),) * space.tensors(s) for s in SCALES))
+
+    @staticmethod
+    def random(space: Space, rng: np.random.Generator) -> Widths:
+        return Widths(tuple(tuple(map(int, rng.integers(len(space.ratios), size=space.tensors(s)))) for s in SCALES))
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One way through the supernet whose loss is wanted."""
+
+    net: Net
+    """Whose stem and heads."""
+    alpha: Sequence[Tensor]
+    """By scale (cells, operators): probabilities, rows as in `fasterseg_space.Logits`."""
+    beta: Sequence[Tensor]
+    """By scale 1, 2 (merges, 2): probabilities."""
+    widths: Widths
+
+
+def uniform(space: Space, rng: np.random.Generator) -> tuple[NDArray[np.float64], ...]:
+    """What `Relaxed.sample` takes its noise from: numbers in (0, 1), one a ratio logit."""
+    tiny = np.finfo(np.float64).tiny
+    return tuple(rng.uniform(tiny, 1, (space.tensors(s), len(space.ratios))) for s in SCALES)
+
+
+class Relaxed(nn.Module):
+    """One network's logits as parameters, all 1e-3 at first. `widest`: the widths are not searched (the teacher)."""
+
+    def __init__(self, space: Space, widest: bool = False) -> None:
+        super().__init__()
+        self.space = space
+        self.widest = widest
+        first = Logits.uniform(space, "teacher" if widest else "student")
+        self.alpha, self.beta, self.ratio = (
+            nn.ParameterList(nn.Parameter(torch.tensor(t, dtype=torch.float32)) for t in tables)
+            for tables in (first.alpha, first.beta, first.ratio)
+        )
+
+    def logits(self) -> Logits:
+        tables = (
+            tuple(t.detach().cpu().double().numpy().copy() for t in group) for group in (self.alpha, self.beta, self.ratio)
+        )
+        return Logits(*tables)
+
+    def load(self, logits: Logits) -> None:
+        """Take over `logits`. Raises ValueError where a table has another shape."""
+        names = {"alpha": self.alpha, "beta": self.beta, "ratio": self.ratio}
+        for kind, scale, table in logits.named():
+            mine = names[kind][scale - (kind == "beta")]
+            if mine.shape != table.shape:
+                raise ValueError(f"{kind} of scale {scale}: has shape {table.shape}; needs {tuple(mine.shape)}")
+            with torch.no_grad():
+                mine.copy_(torch.from_numpy(table))
+
+    def probabilities(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """alpha, beta and gamma as probabilities (Eq. 7), with gradients; each by scale, beta from scale 1 on."""
+        alpha, beta, gamma = (tuple(t.softmax(1) for t in group) for group in (self.alpha, self.beta, self.ratio))
+        return alpha, beta, gamma
+
+    def sample(self, noise: Sequence[NDArray[np.float64]]) -> Widths:
+        """Widths by the Gumbel-Softmax trick with tau = 1; `noise` as `uniform` draws it. The widest if not searched."""
+        if self.widest or len(self.space.ratios) == 1:
+            return Widths.all(self.space, -1)
+        index, score = [], []
+        for logits, u in zip(self.ratio, noise, strict=True):
+            gumbel = torch.from_numpy(-np.log(-np.log(u))).to(logits)
+            soft = (logits.log_softmax(1) + gumbel).softmax(1)  # (rows, ratios)
+            best = soft.argmax(1, keepdim=True)
+            chosen = soft.gather(1, best)[:, 0]
+            index.append(tuple(best[:, 0].tolist()))
+            score.append(1 + (chosen - chosen.detach()))
+        return Widths(tuple(index), tuple(score))
+
+
+def constant(logits: Logits) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """alpha and beta of fixed logits as probabilities."""
+    alpha, beta = (tuple(torch.from_numpy(t).softmax(1).float() for t in tables) for tables in (logits.alpha, logits.beta))
+    return alpha, beta

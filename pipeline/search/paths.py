@@ -1,0 +1,60 @@
+"""What searches have in common: noise by seed, and networks evaluated as paths of a supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgesmith.pipeline.data.dataset import Split
+from edgesmith.pipeline.device import Placement
+from edgesmith.pipeline.fit import evaluate
+
+
+@dataclass(frozen=True)
+class PathEvaluation:
+    """Scores networks that have a supernet's weights on a val split."""
+
+    placement: Placement
+    calibration: Sequence[Tensor]
+    """Batches (N, 3, H, W) over which a path's batch norm statistics are gathered; none: the supernet's own are taken."""
+    val: Split
+    frames: Sequence[int]
+    """Indices of the frames of `val` that count."""
+    input_hw: tuple[int, int] | None
+    """Size at which the network runs; default each frame's."""
+
+    def __call__(self, module: nn.Module) -> float | None:
+        """mIoU of `module`, whose batch norm statistics are replaced; None where no pixel is labelled."""
+        module = self.placement.module(module)
+        if self.calibration:
+            recalibrate(module, self.calibration)
+        return evaluate(module, self.val, self.input_hw, self.frames)
+
+
+@torch.no_grad()
+def recalibrate(module: nn.Module, frames: Sequence[Tensor]) -> None:
+    """Replace the batch norm statistics of `module` by those over `frames`, batches of (N, 3, H, W). Ends in eval mode."""
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.reset_running_stats()
+            m.momentum = None  # the plain mean over batches
+    module.train()
+    for x in frames:
+        module(x)
+    module.eval()
+
+
+def gumbel(seed: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Standard Gumbel noise that depends on `seed` alone."""
+    return np.random.default_rng(seed).gumbel(size=shape).astype(np.float32)
+
+
+def spread(total: int, wanted: int | None) -> list[int]:
+    """Indices of `wanted` (default: all) of `total` frames, evenly spread."""
+    wanted = total if wanted is None else min(wanted, total)
+    return [i * total // wanted for i in range(wanted)]

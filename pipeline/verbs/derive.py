@@ -1,0 +1,102 @@
+"""Derive: from the logits of a search to the network that they mean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from .options import json_option, show_result
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+class ScalesType(click.ParamType):  # type: ignore[type-arg]  # older click has no type argument
+    """Last downsampling rates of one or two branches, such as 32,16; given to the command as scales 2, 1."""
+
+    name = "RATE[,RATE]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        known = {"8": 0, "16": 1, "32": 2}
+        rates = str(value).split(",")
+        scales = tuple(sorted((known[r] for r in rates if r in known), reverse=True))
+        if not len(rates) == len(scales) == len(set(scales)) or len(scales) > 2:
+            self.fail(f"{value!r} is not one or two different rates of 8, 16 and 32, as in 32,16", param, ctx)
+        return scales
+
+
+@click.group()
+def derive() -> None:
+    """Derive a discrete network from what a search has settled."""
+
+
+@derive.command("fasterseg")
+@click.option("--logits", type=FILE, required=True, metavar="JSON", help="Architecture logits of a search.")
+@click.option("--net", type=click.Choice(("student", "teacher")), default="student", show_default=True, help="Which network.")
+@click.option("--rule", type=click.Choice(("paper", "replay")), default="paper", show_default=True, help="See above.")
+@click.option("--scales", type=ScalesType(), help="Last rates of the branches. Default: the best that the file has scores of.")
+@click.option("--name", help="Name of the network. Default: made from its digest.")
+@click.option("--out", type=FILE, required=True, metavar="ARCH.json", help="Architecture to write.")
+@json_option
+def derive_fasterseg(
+    logits: Path,
+    net: Literal["student", "teacher"],
+    rule: Literal["paper", "replay"],
+    scales: tuple[int, ...] | None,
+    name: str | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Take the likeliest operators, widths and downsamplings, and write the network.
+
+    \b
+    edgesmith derive fasterseg --logits runs/camvid/search/logits.json --out student.json
+    edgesmith derive fasterseg --logits released.json --rule replay --net teacher --out teacher.json
+    edgesmith table sum student.json --table table.json
+
+    Cells that came out as skips are left out, as long as the network stays deep enough, and branches have their first equal
+    cells in common. Which branches it has is decided by mIoU * (latency / T)**w of the sets that the file has both numbers
+    of (FasterSeg, Eq. 5), unless --scales names them.
+
+    --rule replay puts a branch's single downsampling one layer earlier, as the authors' code does: the published networks
+    come out only so. A new search has no use for it.
+    """
+    from edgesmith.deploy.files import write_json
+    from edgesmith.pipeline.search import fasterseg_derive as rules
+    from edgesmith.pipeline.search.fasterseg_space import RATES, read_logits
+
+    found = read_logits(logits)
+    if net not in found.logits:
+        raise ValueError(f"--net: {logits} has no {net}, only {', '.join(found.logits)}")
+    scores = found.candidates(net)
+    if scales is None:
+        if not scores:
+            raise ValueError(f"--scales: {logits} has no mIoU and latency of any branches; name them, as in --scales 32,16")
+        scales = rules.choose_scales(scores, rules.Target())
+    arch = rules.derive(found.space, found.logits[net], net, scales, rule)
+    arch = replace(arch, name=name or f"fasterseg-{net}-{arch.digest[:8]}")
+    write_json(out, arch.to_json())
+    candidates = [
+        {
+            "rates": [RATES[s] for s in key],
+            "val_miou": score.miou,
+            "latency": score.latency,
+            "target": rules.Target().of(score),
+            "chosen": key == scales,
+        }
+        for key, score in scores.items()
+    ]
+    show_result(
+        {
+            "arch": arch.name,
+            "digest": arch.digest,
+            "out": str(out),
+            "rates": list(arch.last_scales),
+            "cells": [len(b) for b in arch.branches],
+            "shared": arch.shared,
+            "candidates": candidates,
+        },
+        as_json,
+    )

@@ -1,0 +1,144 @@
+"""A fake of the vendor's module, for children of tests: it builds and runs nothing, and says what a test told it to.
+
+A plan is JSON with the operators of ours in the graph and the size of its frame. Running one takes FAKE_MS milliseconds (JSON
+by operators, joined with +; `native` without any) on the fake driver's clock. Its labels are the frame's first channel, and
+one more where FAKE_WRONG names the operators. FAKE_REFUSES names an operator that the parser refuses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+__version__ = os.environ.get("FAKE_VERSION", "10.3.0")
+BuilderFlag = SimpleNamespace()
+NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+LayerInformationFormat = SimpleNamespace(JSON=1)
+DataType = SimpleNamespace(UINT8="uint8")
+TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
+registered: dict[str, str] = {}
+
+
+class ILogger:
+    ERROR, INTERNAL_ERROR = "error", "internal"
+
+
+class IProgressMonitor:
+    pass
+
+
+class Registry:
+    def load_library(self, path: str) -> Any:
+        tell = ctypes.CDLL(path).fake_operators
+        tell.restype = ctypes.c_char_p
+        found = dict(o.split(":") for o in tell().decode().split())
+        if set(found) & set(registered):
+            return None
+        registered.update(found)
+        return object()
+
+    def get_creator(self, name: str, version: str, namespace: str) -> Any:
+        return self if registered.get(name) == version and namespace == "" else None
+
+
+def get_plugin_registry() -> Registry:
+    return Registry()
+
+
+class Builder:
+    def __init__(self, logger: Any) -> None:
+        pass
+
+    def create_network(self, flags: int) -> Any:
+        return SimpleNamespace()
+
+    def create_builder_config(self) -> Any:
+        return SimpleNamespace()
+
+    def build_serialized_network(self, network: Any, config: Any) -> bytes:
+        return json.dumps({"operators": network.operators, "hw": network.hw}).encode()
+
+
+class OnnxParser:
+    def __init__(self, network: Any, logger: Any) -> None:
+        self.network, self.said = network, list[str]()
+
+    def parse_from_file(self, path: str) -> bool:
+        import onnx
+
+        model = onnx.load(path)
+        used = [n.op_type for n in model.graph.node if n.domain == "edgesmith"]
+        if model.functions:  # the real parser would take a function's body and leave the plugin out
+            self.said.append("there are functions in the graph")
+        self.said += [f"no plugin {name}" for name in used if name not in registered]
+        self.said += [f"{name} is refused" for name in used if name == os.environ.get("FAKE_REFUSES")]
+        self.network.operators = sorted(set(used))
+        self.network.hw = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[:2]]
+        return not self.said
+
+    @property
+    def num_errors(self) -> int:
+        return len(self.said)
+
+    def get_error(self, i: int) -> Any:
+        return SimpleNamespace(desc=lambda: self.said[i], node_name=lambda: "", node=lambda: -1)
+
+
+class Runtime:
+    def __init__(self, logger: Any) -> None:
+        self.logger = logger
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Any:
+        said = json.loads(plan)
+        if set(said["operators"]) <= set(registered):
+            return Engine(said)
+        self.logger.log(ILogger.ERROR, "a plugin is missing")
+        return None
+
+
+class Engine:
+    """Also its own context."""
+
+    num_io_tensors = 2
+
+    def __init__(self, said: dict[str, Any]) -> None:
+        self.name, self.hw = "+".join(said["operators"]) or "native", said["hw"]
+        self.addresses: dict[str, int] = {}
+        self.driver = ctypes.CDLL("libcuda.so.1")
+
+    def create_execution_context(self) -> Engine:
+        return self
+
+    def create_engine_inspector(self) -> Any:
+        layers = [{"Name": self.name, "LayerType": "Fake"}]
+        return SimpleNamespace(
+            get_engine_information=lambda form: json.dumps({"Layers": layers, "Bindings": ["frame", "labels"]})
+        )
+
+    def get_tensor_name(self, i: int) -> str:
+        return ("labels", "frame")[i]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "input" if name == "frame" else "output"
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return "uint8"
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (*self.hw, 3) if name == "frame" else tuple(self.hw)
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.addresses[name] = address
+
+    def execute_async_v3(self, stream: int) -> bool:
+        pixels = self.hw[0] * self.hw[1]
+        frame = np.frombuffer(ctypes.string_at(self.addresses["frame"], 3 * pixels), np.uint8)
+        labels = frame[::3] + np.uint8(self.name == os.environ.get("FAKE_WRONG"))
+        ctypes.memmove(self.addresses["labels"], labels.tobytes(), pixels)
+        self.driver.fake_run(ctypes.c_double(json.loads(os.environ["FAKE_MS"])[self.name]))
+        return bool(stream)

@@ -1,0 +1,465 @@
+"""The FasterSeg search as a stage and as a method, on a space of five layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgesmith.deploy.files import read_json
+from edgesmith.models.arch import Arch, Segmentation
+from edgesmith.models.cost import macs
+from edgesmith.models.weights import read_tensors
+from edgesmith.pipeline.artifacts import Architecture, SearchResult, Slot
+from edgesmith.pipeline.checkpoint import Progress
+from edgesmith.pipeline.data.augment import Augment
+from edgesmith.pipeline.data.spec import Data, open_split
+from edgesmith.pipeline.derive import Derive
+from edgesmith.pipeline.loader import Batch, Batches
+from edgesmith.pipeline.optimization import Optim
+from edgesmith.pipeline.search import fasterseg_loop
+from edgesmith.pipeline.search.fasterseg import PRETRAINED, FasterSegSearch, Phase
+from edgesmith.pipeline.search.fasterseg_derive import Target, derive
+from edgesmith.pipeline.search.fasterseg_latency import RelaxedLatency
+from edgesmith.pipeline.search.fasterseg_loop import Alternation, Pretraining, Searching, adapted, padded
+from edgesmith.pipeline.search.fasterseg_networks import Networks
+from edgesmith.pipeline.search.fasterseg_space import Space, read_logits
+from edgesmith.pipeline.search.paths import PathEvaluation
+from edgesmith.pipeline.stage import configuration, stage_key
+
+STREET = Data("street", frame_hw=(64, 96), train_frames=9, val_frames=3, test_frames=2)
+TINY_SPACE = Space(5, ("skip", "conv", "zoomed_conv_x2"), (1, 2), 2, 1, 2)
+LEARNING = Optim(lr=0.02, schedule="exponential", decay=0.9, grad_clip=5.0)
+TINY = FasterSegSearch(
+    data=STREET,
+    space=TINY_SPACE,
+    input_hw=(64, 96),
+    latency_weight=0.5,
+    target=Target(T=0.1),
+    pretrain=Phase(2, 2, Augment(crop_hw=(64, 64)), LEARNING),
+    alternate=Phase(2, 2, Augment(crop_hw=(64, 64)), LEARNING),
+    arch_lr=0.1,
+    val_frames=2,
+    recalibrate=1,
+    device="cpu",
+    checkpoint_seconds=1e-6,
+)
+TASK = Segmentation(11)
+
+
+def searching(**changes: Any) -> Searching:
+    search = dataclasses.replace(TINY, **changes)
+    torch.manual_seed(search.seed)
+    return Searching(search, TASK, torch.device("cpu"))
+
+
+def alternation(**changes: Any) -> Alternation:
+    s = searching(**changes)
+    split = open_split(STREET, "val")
+    evaluation = PathEvaluation(s.placement, (), split, [0], (64, 96))
+    return Alternation(s, Networks(s, evaluation, Path("unused"), Slot(Path("unused"))))
+
+
+def batch(seed: int = 0) -> Batch:
+    return next(Batches(open_split(STREET, "train"), TINY.alternate.augment, 2, seed).epoch(0))
+
+
+def both() -> tuple[Batch, Batch]:
+    return batch(0), batch(1)
+
+
+def stopping_at(event: str, count: int) -> Callable[..., None]:
+    """A log that stops the search at the count-th `event`, as Ctrl-C would."""
+    seen = itertools.count(1)
+
+    def log(heard: str, **fields: Any) -> None:
+        if heard == event and next(seen) == count:
+            raise KeyboardInterrupt
+
+    return log
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    """The result of TINY, made once."""
+    slot = Slot(tmp_path_factory.mktemp("search") / "result", "key")
+    return TINY(slot)
+
+
+# The stage
+
+
+@pytest.mark.parametrize("place", [("step", 3), ("epoch", 2), ("step", 7), ("job", 3)])
+def test_a_stopped_search_goes_on_to_the_same_result_bit_for_bit(
+    result: SearchResult, tmp_path: Path, place: tuple[str, int]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        TINY(Slot(tmp_path / "out", "key", tmp_path / "scratch", stopping_at(*place)))
+    assert not (tmp_path / "out").exists()
+    torch.manual_seed(1234)
+    events: list[str] = []
+    again = TINY(Slot(tmp_path / "out", "key", tmp_path / "scratch", lambda event, **fields: events.append(event)))
+    assert again.digest == result.digest
+    assert "resumed" in events
+
+
+def test_a_damaged_checkpoint_is_put_aside_and_the_search_begins_again(result: SearchResult, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    scratch = tmp_path / "scratch"
+    for name, count in (("cut", 2), ("garbled", 6)):  # the checkpoint of either phase
+        with pytest.raises(KeyboardInterrupt):
+            TINY(Slot(tmp_path / "out", "key", scratch, stopping_at("step", count)))
+        last = max(scratch.glob("checkpoint-*.safetensors"), key=lambda p: p.stat().st_mtime_ns)
+        data = last.read_bytes()
+        last.write_bytes(data[: len(data) // 3] if name == "cut" else rng.bytes(64) + data[64:])
+    events: list[str] = []
+    again = TINY(Slot(tmp_path / "out", "key", scratch, lambda event, **fields: events.append(event)))
+    assert again.digest == result.digest
+    assert "checkpoint-damaged" in events
+    assert len(list(scratch.glob("*.damaged"))) >= 1
+
+
+def test_what_a_search_leaves(result: SearchResult) -> None:
+    found, scored = read_json(result.path / "search.json"), read_logits(result.path / "logits.json")
+    assert (found["method"], found["classes"], found["input_hw"], found["unit"]) == ("fasterseg", 11, [64, 96], "GMAC")
+    assert Space.from_json(found["space"]) == scored.space == TINY_SPACE
+    assert [(row["epoch"], row["phase"]) for row in found["history"]] == [
+        (1, "pretrain"), (2, "pretrain"), (3, "search"), (4, "search")
+    ]  # fmt: skip
+    assert all("seconds" not in row for row in found["history"])
+    last = found["history"][-1]
+    assert {"loss", "pixel_loss", "latency", "lambda", "lr", "entropy", "networks"} < set(last)
+    for net, widths in (("student", 2), ("teacher", 1)):
+        tables = last["probabilities"][net]
+        assert [np.shape(t) for t in tables["ratio"]] == [(4, widths), (4, widths), (3, widths)]
+        assert np.sum(tables["alpha"][0], 1) == pytest.approx(1.0, abs=1e-4)
+        assert len(tables["beta"]) == 2
+    assert found["networks"] == last["networks"]
+    assert [(row["net"], row["scales"]) for row in found["networks"]] == [("student", [1, 0]), ("teacher", [1, 0])]
+    for row in found["networks"]:
+        net, scales = row["net"], tuple(row["scales"])
+        arch = Arch.from_json(row["arch"])
+        assert arch == derive(TINY_SPACE, scored.logits[net], net, scales, name=f"fasterseg-{net}")
+        assert row["latency"] == pytest.approx(macs(arch, TASK, (64, 96)) / 1e9)
+        assert scored.scores[net][scales].miou == row["val_miou"]
+        assert row["target"] == pytest.approx(row["val_miou"] * (row["latency"] / 0.1) ** -0.07)
+    assert found["chosen"] == {"student": [1, 0], "teacher": [1, 0]}
+    assert found["latency_weights"] == [0.001, 0.997, 0.002]
+    assert found["sensitivity"]["operator"] > 0
+    names = read_tensors(result.path / "supernet.safetensors").keys()
+    assert names == read_tensors(result.path / PRETRAINED).keys()
+
+
+def test_the_result_derives_to_its_networks(result: SearchResult, tmp_path: Path) -> None:
+    for row in read_json(result.path / "search.json")["networks"]:
+        made = Derive(net=row["net"])(result, Slot(tmp_path / row["net"]))
+        assert isinstance(made, Architecture)
+        assert Arch.from_json(read_json(made.path / "arch.json")).digest == Arch.from_json(row["arch"]).digest
+
+
+def test_searches_begin_with_the_pretraining_of_another_and_are_then_alike(result: SearchResult, tmp_path: Path) -> None:
+    shared = dataclasses.replace(TINY, pretrained=str(result.path))
+    again = shared(Slot(tmp_path / "out", "other"))
+    assert not (again.path / PRETRAINED).exists()
+    for name in ("search.json", "logits.json", "supernet.safetensors"):
+        assert (again.path / name).read_bytes() == (result.path / name).read_bytes(), name
+    with pytest.raises(ValueError, match=f"has no {PRETRAINED}; name the search that did the pretraining"):
+        dataclasses.replace(TINY, pretrained=str(again.path)).open_pretrained()
+    with pytest.raises(FileNotFoundError, match=r"search.pretrained: .* is not a folder"):
+        dataclasses.replace(TINY, pretrained=str(tmp_path / "nowhere")).require_startable()
+    other = dataclasses.replace(shared, space=dataclasses.replace(TINY_SPACE, operators=("conv", "zoomed_conv_x2")))
+    with pytest.raises(ValueError, match=PRETRAINED):
+        other(Slot(tmp_path / "another", "other"))
+
+
+def test_a_search_may_only_pretrain(tmp_path: Path) -> None:
+    only = dataclasses.replace(
+        TINY, pretrain=dataclasses.replace(TINY.pretrain, epochs=1), alternate=dataclasses.replace(TINY.alternate, epochs=0)
+    )
+    found = read_json(only(Slot(tmp_path / "out", "key")).path / "search.json")
+    assert [row["phase"] for row in found["history"]] == ["pretrain"]
+    assert len(found["networks"]) == 2
+
+
+def test_the_two_halves_are_disjoint_and_pretraining_sees_only_the_weights_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    original = fasterseg_loop.run_epochs
+
+    def noting(learner: Any, batches: Any, *rest: Any) -> Any:
+        sources = (batches.one, batches.other) if isinstance(learner, Alternation) else (batches,)
+        seen.extend(source.split.indices for source in sources)
+        return original(learner, batches, *rest)
+
+    monkeypatch.setattr(fasterseg_loop, "run_epochs", noting)
+    with pytest.raises(KeyboardInterrupt):
+        TINY(Slot(tmp_path / "out", "key", log=stopping_at("step", 5)))
+    pretraining, weights, architecture = seen
+    assert pretraining == weights
+    assert not set(weights) & set(architecture)
+    assert sorted(weights + architecture) == list(range(9))
+
+
+def test_an_evaluation_that_fails_is_recorded_and_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = dataclasses.replace(TINY_SPACE, branches=1)
+    once = dataclasses.replace(
+        TINY,
+        space=space,
+        pretrain=dataclasses.replace(TINY.pretrain, epochs=0),
+        alternate=dataclasses.replace(TINY.alternate, epochs=1),
+    )
+    original = PathEvaluation.__call__
+    calls = itertools.count()
+
+    def fail_once(self: PathEvaluation, *given: Any) -> float | None:
+        if next(calls) == 1:
+            raise RuntimeError("out of memory")
+        return original(self, *given)
+
+    monkeypatch.setattr(PathEvaluation, "__call__", fail_once)
+    rows = read_json(once(Slot(tmp_path / "out", "key")).path / "search.json")["networks"]
+    assert [(row["net"], row["scales"], "out of memory" in row.get("error", ""), row["val_miou"] is None) for row in rows] == [
+        ("student", [0], False, False),
+        ("student", [1], True, True),
+        ("teacher", [0], False, False),
+        ("teacher", [1], False, False),
+    ]
+    assert read_logits(tmp_path / "out" / "logits.json").scores["student"].keys() == {(0,)}
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_checkpoint_and_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fasterseg_loop, "learning_rate", lambda optim, done, epochs: 1e-3 if done < 0.4 else 1e18)
+    wild = dataclasses.replace(TINY, pretrain=dataclasses.replace(TINY.pretrain, optim=Optim()))
+    with pytest.raises(FloatingPointError, match=r"epoch \d, step \d of 2; the last good .*Lower search.pretrain.optim.lr"):
+        wild(Slot(tmp_path / "out", "key", tmp_path / "scratch"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_key_holds_the_splits_and_what_was_pretrained_not_where_it_lies(result: SearchResult, tmp_path: Path) -> None:
+    key = stage_key(TINY)
+    assert stage_key(dataclasses.replace(TINY, checkpoint_seconds=9.0)) == key
+    assert stage_key(dataclasses.replace(TINY, data=dataclasses.replace(STREET, test_frames=9))) == key
+    assert stage_key(dataclasses.replace(TINY, data=dataclasses.replace(STREET, val_frames=9))) != key
+    assert stage_key(dataclasses.replace(TINY, space=dataclasses.replace(TINY_SPACE, layers=6))) != key
+    shutil.copytree(result.path, tmp_path / "copy")
+    here, there = (stage_key(dataclasses.replace(TINY, pretrained=str(p))) for p in (result.path, tmp_path / "copy"))
+    assert here == there != key
+    assert configuration(TINY)["space"]["layers"] == 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"evaluate_every": 0},
+        {"arch_lr": 0.0},
+        {"arch_betas": (0.5, 1.0)},
+        {"latency_weight": -1.0},
+        {"latency_weights": (0.0, 0.0, 0.0)},
+        {"latency_weights": (1.0, -1.0, 0.0)},
+        {"ohem_threshold": 1.5},
+        {"ohem_min_kept": -0.1},
+        {"recalibrate": -1},
+        {"seed": -1},
+        {"val_frames": 0},
+        {"input_hw": (32, 64)},
+        {"table": "t.json"},
+        {"fps_band": (175.0, 155.0)},
+        {"fps_band": (10.0, 20.0)},
+        {"space": Space(layers=4)},
+        {"checkpoint_seconds": 0.0},
+    ],
+)
+def test_impossible_settings_are_refused_by_name(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(change))}: "):
+        dataclasses.replace(TINY, **change)
+
+
+@pytest.mark.parametrize("change", [{"epochs": -1}, {"batch": 0}])
+def test_impossible_phases_are_refused_by_name(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(change))}: "):
+        dataclasses.replace(TINY.pretrain, **change)
+
+
+def test_a_search_needs_something_to_do() -> None:
+    none = dataclasses.replace(TINY.pretrain, epochs=0)
+    with pytest.raises(ValueError, match=r"^alternate: neither phase has an epoch"):
+        dataclasses.replace(TINY, pretrain=none, alternate=none)
+    with pytest.raises(ValueError, match=r"^pretrained: with alternate.epochs 0"):
+        dataclasses.replace(TINY, pretrained="x", alternate=none)
+
+
+def test_what_would_stop_a_search_later_is_found_before_it_starts() -> None:
+    with pytest.raises(ValueError, match=r"search.alternate.batch: 5 frames a step, but half the train split has only 4"):
+        dataclasses.replace(TINY, alternate=dataclasses.replace(TINY.alternate, batch=5)).require_startable()
+    with pytest.raises(ValueError, match="edgesmith table measure"):
+        dataclasses.replace(TINY, resource="latency")
+    one_width = dataclasses.replace(TINY, space=dataclasses.replace(TINY_SPACE, ratios=(1,)), latency_weights="table")
+    with pytest.raises(ValueError, match=r"latency_weights: table cannot be solved.* width; give three numbers"):
+        one_width.require_startable()
+    TINY.require_startable()
+
+
+def test_sets_of_branches_for_which_there_are_too_few_layers_are_left_out() -> None:
+    assert TINY.choices == ((1, 0),)
+    assert dataclasses.replace(TINY, space=Space(layers=8)).choices == ((1, 0), (2, 0), (2, 1))
+    assert dataclasses.replace(TINY, space=Space(layers=7, branches=1)).choices == ((0,), (1,))
+
+
+# The method
+
+
+def test_a_step_of_the_weights_leaves_the_architecture_and_the_other_way_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tensors(a: Alternation) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        arch = [p for relaxed in a.searching.relaxed.values() for p in relaxed.parameters()]
+        return [p.detach().clone() for p in a.searching.supernet.parameters()], [p.detach().clone() for p in arch]
+
+    def changed(before: list[torch.Tensor], after: list[torch.Tensor]) -> float:
+        return sum(not torch.equal(b, a) for b, a in zip(before, after, strict=True)) / len(before)
+
+    a = alternation()
+    weights, arch = tensors(a)
+    monkeypatch.setattr(a.arch_optimizer, "step", lambda: None)
+    a.advance(both(), Progress(), 0.0)
+    assert changed(arch, tensors(a)[1]) == 0
+    assert changed(weights, tensors(a)[0]) > 0.5
+    b = alternation()
+    monkeypatch.setattr(b.weights.optimizer, "step", lambda: None)
+    b.advance(both(), Progress(), 0.0)
+    assert changed(weights, tensors(b)[0]) == 0
+    # Of the teacher's widths there is one only, and a cell of no head has no loss.
+    assert changed(arch, tensors(b)[1]) > 0.5
+
+
+def test_the_loss_is_the_pixel_loss_and_lambda_times_the_latency() -> None:
+    losses = [alternation(latency_weight=w).advance(both(), Progress(), 0.0) for w in (0.0, 3.0)]
+    a = alternation()
+    alpha, beta, gamma = a.searching.relaxed["student"].probabilities()
+    regular = float(a.searching.latency.decoupled(alpha, beta, gamma, (0.001, 0.997, 0.002)).detach())
+    assert losses[1]["loss"] - losses[0]["loss"] == pytest.approx(3.0 * regular, rel=1e-3)
+    assert losses[0]["pixel_loss"] == pytest.approx(losses[1]["pixel_loss"])
+    assert losses[0]["latency"] == pytest.approx(float(a.searching.latency.coupled(alpha, beta, gamma).detach()))
+    coupled = alternation(latency_weight=3.0, decoupled=False).advance(both(), Progress(), 0.0)
+    assert coupled["loss"] - losses[0]["loss"] == pytest.approx(3.0 * losses[0]["latency"], rel=1e-3)
+
+
+def test_latency_presses_on_the_student_alone() -> None:
+    moved = {}
+    for weight in (0.0, 1e9):
+        a = alternation(latency_weight=weight, latency_weights=(1.0, 1.0, 1.0))
+        a.advance(both(), Progress(), 0.0)
+        moved[weight] = {net: relaxed.logits() for net, relaxed in a.searching.relaxed.items()}
+    free, pressed = moved[0.0], moved[1e9]
+    assert all(np.array_equal(x, y) for x, y in zip(free["teacher"].alpha, pressed["teacher"].alpha, strict=True))
+    skip = [TINY_SPACE.operators.index("skip"), TINY_SPACE.operators.index("conv")]
+    cheap, dear = (pressed["student"].alpha[0][:, k] for k in skip)
+    assert (cheap > dear).all()
+    assert (pressed["student"].ratio[0][:, 0] > pressed["student"].ratio[0][:, 1]).all()
+
+
+def test_widths_depend_on_the_place_alone_and_differ_between_places() -> None:
+    s = searching()
+    s.relaxed["student"].ratio[0].data[0] = torch.tensor([0.0, -50.0])  # the slimmest, whatever the noise
+
+    def widths(step: int) -> Any:
+        passes = s.passes(np.random.default_rng((0, 0, step, fasterseg_loop.SEARCH_NOISE)))
+        assert [p.net for p in passes] == ["student", "student", "student", "teacher"]
+        return next(p.widths for p in passes if p.widths.score is not None).index
+
+    assert widths(1) == widths(1) != widths(2)
+    assert all(widths(step)[0][0] == 0 for step in range(5))
+
+
+def test_pretraining_takes_the_widest_the_narrowest_and_two_random_widths() -> None:
+    s = searching()
+    passes = s.pretraining_passes(np.random.default_rng(0))
+    assert [p.net for p in passes] == ["teacher", "student", "student", "student"]
+    widest, narrowest, one, other = (p.widths.index for p in passes)
+    assert {i for row in widest for i in row} == {1}
+    assert {i for row in narrowest for i in row} == {0}
+    assert one != other
+    assert all(torch.allclose(a, torch.full_like(a, 1 / 3)) for p in passes for a in p.alpha)
+    alone = searching(teacher=False).pretraining_passes(np.random.default_rng(0))
+    assert {p.net for p in alone} == {"student"}
+    one_width = searching(space=dataclasses.replace(TINY_SPACE, ratios=(1,)))
+    assert [p.net for p in one_width.pretraining_passes(np.random.default_rng(0))] == ["teacher", "student"]
+    assert [p.net for p in one_width.passes(np.random.default_rng(0))] == ["student", "teacher"]
+
+
+def test_lambda_is_halved_above_the_band_and_doubled_below() -> None:
+    band = (155.0, 175.0)
+    assert [adapted(fps, band) for fps in ([160, 170], [160, 175], [155, 160], [150, 180])] == [1.0, 0.5, 2.0, 1.0]
+
+
+def test_lambda_follows_the_students_frame_rate_from_epoch_to_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    a = alternation(evaluate_every=9)
+    object.__setattr__(a.searching.search, "fps_band", (155.0, 175.0))
+    for latency_ms, expected in ((5.0, 0.25), (5.0, 0.125), (6.0, 0.125), (10.0, 0.25)):
+        monkeypatch.setattr(type(a.searching.costs), "of", lambda self, arch, ms=latency_ms: ms)
+        a.end_epoch(Progress())
+        assert float(a.latency_weight) == expected
+    assert float(dict(a.state())["latency_weight"]) == 0.25
+
+
+def test_networks_are_evaluated_with_the_supernets_weights_which_stay_as_they_are(tmp_path: Path) -> None:
+    s = searching()
+    Pretraining(s).advance(batch(), Progress(), 0.0)
+    # A skip that is dropped: its layer must not lend its weights to another cell.
+    for table in s.relaxed["student"].alpha:
+        table.data[:, 1] = 5.0
+    s.relaxed["student"].alpha[0].data[0, 0] = 9.0
+    before = {k: v.clone() for k, v in s.supernet.state_dict().items()}
+    scores = {}
+    for name, calibration in (("own", []), ("gathered", [s.placement.batch(batch())[0]])):
+        evaluation = PathEvaluation(s.placement, calibration, open_split(STREET, "val"), [0, 2], (64, 96))
+        networks = Networks(s, evaluation, tmp_path / f"{name}.json", Slot(tmp_path))
+        student = next(iter(networks.derived()))
+        assert [layers[0] for layers in student.layers] == [1, 1]
+        rows = networks.evaluated(1)
+        assert [row["net"] for row in rows] == ["student", "teacher"]
+        assert all(0 <= row["val_miou"] <= 1 for row in rows)
+        scores[name] = [row["val_miou"] for row in rows]
+    assert scores["own"] != scores["gathered"]
+    assert all(torch.equal(v, before[k]) for k, v in s.supernet.state_dict().items())
+
+
+def test_frames_are_filled_up_to_multiples_of_32_with_void() -> None:
+    x, labels = padded(torch.ones(2, 3, 60, 96), torch.zeros(2, 60, 96, dtype=torch.uint8))
+    assert x.shape == (2, 3, 64, 96)
+    assert labels.shape == (2, 64, 96)
+    assert labels[:, 60:].eq(255).all()
+    assert not labels[:, :60].any()
+    whole = torch.ones(2, 3, 64, 96)
+    assert padded(whole, torch.zeros(2, 64, 96, dtype=torch.uint8))[0] is whole
+
+
+def test_a_step_in_bf16_gives_finite_numbers() -> None:
+    numbers = alternation(precision="bf16").advance(both(), Progress(), 0.0)
+    assert all(math.isfinite(v) for v in numbers.values())
+
+
+def test_table_2_of_the_authors_latency_table(shared: Path) -> None:
+    table = str(shared / "facts" / "fasterseg_1080ti_lut.json")
+    paper = FasterSegSearch(
+        data=Data("street", frame_hw=(1024, 2048), train_frames=2, val_frames=1), resource="latency", table=table
+    )
+    # The street has 11 classes, the table is of 19.
+    with pytest.raises(ValueError, match="19 classes"):
+        paper.costs()
+    from edgesmith.calibration.fasterseg_1080ti import open_table
+    from edgesmith.pipeline.search.fasterseg_costs import costs
+
+    found = costs(Space(), Segmentation(19), "latency", (1024, 2048), open_table(Path(table)))
+    sensitivity = RelaxedLatency(Space(), found).sensitivity()
+    assert dataclasses.astuple(sensitivity) == pytest.approx((15.404, 1.534, 12.158), abs=5e-3)
+    assert sensitivity.weights() == pytest.approx((0.0813, 0.8158, 0.1030), abs=1e-4)
