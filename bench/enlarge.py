@@ -3,7 +3,7 @@
     python bench/enlarge.py [--threads 2] [--rounds 20]
 
 `resize` is Resize and ArgMax over class planes; `resize, classes last` the same on (H, W, classes); `bands` is what
-`edgesmith.pipeline.graph` writes. Times are medians in ms; a ratio above 1 is faster than `resize` in the same round.
+`edgesmith.pipeline.graphs.graph` writes. Times are medians in ms; a ratio above 1 is faster than `resize` in the same round.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from edgesmith.pipeline import graph
+from edgesmith.pipeline.graphs import graph
 
 CASES = ((19, (45, 60), (360, 480)), (11, (45, 60), (360, 480)), (19, (128, 256), (1024, 2048)))
 

@@ -26,7 +26,7 @@ from edgesmith.deploy.files import write_json
 from edgesmith.deploy.images import in_colour_order, read_png
 from edgesmith.deploy.meta import Meta
 from edgesmith.deploy.plugins.twin import CpuEnlargement
-from edgesmith.pipeline import graph, rewrite, rewrite_find
+from edgesmith.pipeline.graphs import graph, rewrite, rewrite_find
 
 CASES = ((19, (45, 60), (360, 480)), (11, (45, 60), (360, 480)), (19, (64, 128), (512, 1024)), (19, (128, 256), (1024, 2048)))
 BLOCK, WARM_UP = 4, 2

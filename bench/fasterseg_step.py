@@ -15,7 +15,7 @@ two; plain drops them, which is torch's default.
 
 Each of the two runs in a process of its own, so that peak memory is one implementation's; they take turns, and a ratio is that
 of two steps of one round. Setting `default` is what counts: fp32 and glibc's own allocator settings. In the others both sides
-have `pipeline.device.keep_freed_memory`, and bf16 autocast. A row replaces its last one in the JSON file.
+have `pipeline.training.device.keep_freed_memory`, and bf16 autocast. A row replaces its last one in the JSON file.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def child(implementation: str, step: str, keep: bool, precision: str, orders: Co
     import torch
 
     from edgesmith.models.arch import Segmentation
-    from edgesmith.pipeline import losses
-    from edgesmith.pipeline.device import keep_freed_memory
     from edgesmith.pipeline.search.fasterseg_relaxed import Pass, Relaxed, Widths, uniform
     from edgesmith.pipeline.search.fasterseg_space import Space
     from edgesmith.pipeline.search.fasterseg_step import backward
     from edgesmith.pipeline.search.fasterseg_supernet import Supernet
+    from edgesmith.pipeline.training import losses
+    from edgesmith.pipeline.training.device import keep_freed_memory
 
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.pipeline.search.plain_fasterseg import PlainSupernet, plain_loss

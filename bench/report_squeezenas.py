@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesmith.deploy.files import read_json
-from edgesmith.pipeline.report_compare import Measured, TableCheck, compare_searches
+from edgesmith.pipeline.reports.compare import Measured, TableCheck, compare_searches
 
 RESULTS = Path("docs/measurements/squeezenas.json")
 FOLDER = Path("runs/study-squeezenas")

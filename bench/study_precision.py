@@ -30,17 +30,17 @@ from edgesmith.deploy.images import in_colour_order
 from edgesmith.deploy.meta import Meta
 from edgesmith.pipeline.artifacts import OnnxModel, Slot, Weights, open_artifact
 from edgesmith.pipeline.calibrate import Calibrate
-from edgesmith.pipeline.cpu import session
 from edgesmith.pipeline.data.images import decode_frame
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.events import view_for
 from edgesmith.pipeline.export import Export
 from edgesmith.pipeline.frames import Frames, label_table
+from edgesmith.pipeline.graphs.cpu import session
+from edgesmith.pipeline.graphs.precision import lowered, quantised
 from edgesmith.pipeline.imports import import_squeezenas
-from edgesmith.pipeline.journal import Journal
-from edgesmith.pipeline.judge import Judge, Pick
-from edgesmith.pipeline.observe import Watched, observe
-from edgesmith.pipeline.precision import lowered, quantised
+from edgesmith.pipeline.int8.journal import Journal
+from edgesmith.pipeline.int8.judge import Judge, Pick
+from edgesmith.pipeline.int8.observe import Watched, observe
 from edgesmith.pipeline.stage import stage_key
 
 RESULTS = Path("docs/measurements/precision.json")

@@ -33,7 +33,7 @@ from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.derive import Derive
 from edgesmith.pipeline.events import view_for
-from edgesmith.pipeline.measure import distinct, measure
+from edgesmith.pipeline.latency.measure import distinct, measure
 from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
 from edgesmith.pipeline.search.squeezenas_space import NAMES, space
 from edgesmith.pipeline.stage import Pipeline
@@ -156,9 +156,9 @@ def time_removal(rounds: int = 3) -> dict[str, Any]:
     """Seconds of a step with the candidates that each epoch of the search with early removal had left, and with all."""
     import torch
 
-    from edgesmith.pipeline.checkpoint import Progress
-    from edgesmith.pipeline.loader import Batches
     from edgesmith.pipeline.search.squeezenas_loop import Searching
+    from edgesmith.pipeline.training.checkpoint import Progress
+    from edgesmith.pipeline.training.loader import Batches
 
     history = read_json(FOLDER / "search-macs-early" / "search" / "search.json")["history"]
     batches = Batches(open_split(DATA, "train"), SEARCH.augment, SEARCH.batch, SEARCH.seed)
@@ -295,8 +295,8 @@ def export(arch: Arch) -> Path:
     """The graph of `arch` from frame to labels, with initial weights: latency does not depend on what they are."""
     from torch import Tensor, nn
 
-    from edgesmith.pipeline import graph
     from edgesmith.pipeline.export import enlargement, module_graph
+    from edgesmith.pipeline.graphs import graph
 
     class LowLogits(nn.Module):
         def __init__(self, network: nn.Module) -> None:
@@ -344,7 +344,7 @@ def times(archs: Sequence[Arch], rounds: int = 15, repeats: int = 10) -> list[di
 
 def train(name: str, seed: int) -> dict[str, Any]:
     """One of the five from scratch, the same way as all, and its mIoU on the test split."""
-    from edgesmith.pipeline.fit import evaluate
+    from edgesmith.pipeline.training.fit import evaluate
 
     folder = FOLDER / f"train-{name.replace(' ', '-')}-seed{seed}"
     arch = network(name)

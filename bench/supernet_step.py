@@ -5,7 +5,7 @@ Plain is tests/pipeline/search/plain_supernet.py, the supernet as one writes it 
 
 Each of the two runs in a process of its own, so that peak memory is one implementation's; they take turns, and a ratio is that
 of two steps of one round. Setting `default` is what counts: fp32 and glibc's own allocator settings. In the others both sides
-have `pipeline.device.keep_freed_memory`, and bf16 autocast. A setting's row replaces its last one in the JSON file.
+have `pipeline.training.device.keep_freed_memory`, and bf16 autocast. A setting's row replaces its last one in the JSON file.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def child(implementation: str, keep: bool, precision: str, size: int, orders: Co
     import torch.nn.functional as F
 
     from edgesmith.models.arch import Segmentation
-    from edgesmith.pipeline import losses
-    from edgesmith.pipeline.device import keep_freed_memory
     from edgesmith.pipeline.search.squeezenas_space import space
     from edgesmith.pipeline.search.squeezenas_supernet import Supernet
+    from edgesmith.pipeline.training import losses
+    from edgesmith.pipeline.training.device import keep_freed_memory
 
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.pipeline.search.plain_supernet import PlainSupernet

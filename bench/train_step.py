@@ -1,7 +1,7 @@
 """What a training step costs by precision, layout and allocator setting, interleaved: python bench/train_step.py [--json FILE]
 
 The ratios stand against fp32, NCHW, glibc's own allocator settings. `train.precision: auto`, `train.channels_last` and
-`pipeline.device.keep_freed_memory` were decided by this.
+`pipeline.training.device.keep_freed_memory` were decided by this.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import torch
 
 from edgesmith import models
 from edgesmith.pipeline.data.street import StreetSplit
-from edgesmith.pipeline.device import keep_freed_memory
-from edgesmith.pipeline.fit import Trainer
-from edgesmith.pipeline.loader import Batch
 from edgesmith.pipeline.train import Train
+from edgesmith.pipeline.training.device import keep_freed_memory
+from edgesmith.pipeline.training.fit import Trainer
+from edgesmith.pipeline.training.loader import Batch
 
 Variant = tuple[str, bool, bool]
 VARIANTS: tuple[Variant, ...] = (

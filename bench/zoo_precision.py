@@ -24,13 +24,13 @@ from edgesmith.deploy.images import in_colour_order
 from edgesmith.pipeline.artifacts import Slot
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.export import Export
-from edgesmith.pipeline.graph_check import check_graph
-from edgesmith.pipeline.graph_rules import TARGETS
-from edgesmith.pipeline.graph_view import read_graph
+from edgesmith.pipeline.graphs.check import check_graph
+from edgesmith.pipeline.graphs.precision import PRECISIONS, Precision, lowered, quantised
+from edgesmith.pipeline.graphs.rules import TARGETS
+from edgesmith.pipeline.graphs.view import read_graph
 from edgesmith.pipeline.imports import weights_of
-from edgesmith.pipeline.journal import Journal
-from edgesmith.pipeline.observe import Watched, observe
-from edgesmith.pipeline.precision import PRECISIONS, Precision, lowered, quantised
+from edgesmith.pipeline.int8.journal import Journal
+from edgesmith.pipeline.int8.observe import Watched, observe
 
 HW = (256, 512)
 FRAMES = 4

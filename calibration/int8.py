@@ -1,6 +1,6 @@
 """What a calibration found: for each convolution the range of its input, and whether it is computed in INT8.
 
-A calibration belongs to one graph, and says which: `pipeline.precision.lowered` refuses it for any other.
+A calibration belongs to one graph, and says which: `pipeline.graphs.precision.lowered` refuses it for any other.
 Read and written without ONNX or torch.
 """
 

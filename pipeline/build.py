@@ -145,7 +145,7 @@ class Build:
         if self.precision != "best":
             write_graph(folder, self.precision, source)
             return self.precision
-        from edgesmith.pipeline.best import choose
+        from .building.best import choose
 
         candidates = ["fp32", "fp16", *(["int8"] if (folder / bundles.CALIBRATION).is_file() else [])]
         written = [precision for precision in candidates if write_graph(folder, precision, source)]
@@ -180,7 +180,7 @@ class Build:
             for name, value in files.items():
                 write_json(folder / "engines" / record.key / name, value)
         else:
-            from .build_plan import add_plan
+            from .building.plan import add_plan
 
             record, notes = add_plan(self, backend, precision, folder, source, log)
         write_json(folder / "engines" / record.key / "engine.json", record.to_json())
@@ -197,7 +197,8 @@ class Build:
         if self.plugins == "none":
             return engine_key(precision), {}, (), {}
         from edgesmith.deploy.engines import onnxruntime_split as split
-        from edgesmith.pipeline.plugin_choice import PLUGIN, choose
+
+        from .building.plugin_choice import PLUGIN, choose
 
         choice = choose(folder, precision)
         taken = () if choice.split is None else (PLUGIN,)
@@ -225,8 +226,8 @@ def write_graph(folder: Path, precision: str, source: Path) -> bool:
         )
     from edgesmith.calibration.int8 import Calibration
 
-    from .graph_view import read_graph
-    from .precision import lowered
+    from .graphs.precision import lowered
+    from .graphs.view import read_graph
 
     calibration = Calibration.read(folder / bundles.CALIBRATION) if precision == "int8" else None
     try:
@@ -255,7 +256,7 @@ def _try_golden(folder: Path, source: Path, precision: str, key: str, log: Log) 
     """Run the bundle's golden frames. Raises RuntimeError when the engine's labels are not torch's."""
     from edgesmith.deploy.engines import open_engine
 
-    from .build_plan import named
+    from .building.plan import named
 
     bundle = Bundle.open(folder)
     graph = named(folder, source, precision)

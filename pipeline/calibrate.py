@@ -39,14 +39,14 @@ from edgesmith.deploy.meta import Meta
 from .artifacts import SIDECAR, OnnxModel, Slot
 from .data.choose import spread, stratified
 from .data.spec import Data, open_split, splits, splits_digest
-from .fallback import fall_back
 from .frames import Frames, label_table
-from .journal import Journal
+from .int8.fallback import fall_back
+from .int8.journal import Journal
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from .judge import Judge, Loss, Pick
+    from .int8.judge import Judge, Loss, Pick
 
 PREPROCESSING = ("frame_hw", "input_hw", "colour_order", "mean", "std")
 """Of meta.json, what is done to a frame before the network."""
@@ -116,10 +116,10 @@ class Calibrate:
         return ("train", "val") if "val" in splits(self.data) else ("train",)
 
     def __call__(self, model: OnnxModel, slot: Slot) -> OnnxModel:
-        from .graph import graph_digest
-        from .graph_view import read_graph
-        from .judge import Judge
-        from .observe import Watched, observe
+        from .graphs.graph import graph_digest
+        from .graphs.view import read_graph
+        from .int8.judge import Judge
+        from .int8.observe import Watched, observe
 
         model.check()
         meta = Meta.read(model.path / bundles.META)
@@ -162,7 +162,7 @@ class Calibrate:
 
     def _frames(self, meta: Meta, journal: Journal) -> tuple[_Chosen, _Chosen]:
         """The frames that give the ranges, and those held out: val and training frames that gave none, in turn."""
-        from .judge import Pick
+        from .int8.judge import Pick
 
         train = self._open("train", meta)
         chosen = journal.get("chosen")
@@ -256,8 +256,8 @@ class _Judged:
         self, name: str, layers: Mapping[str, Layer], rest: Literal["fp16", "fp32"] = "fp32", count: int | None = None
     ) -> Loss:
         """Those of `layers` in INT8 that are not held back; `name` is for the journal."""
-        from .judge import Loss
-        from .precision import quantised
+        from .graphs.precision import quantised
+        from .int8.judge import Loss
 
         if (kept := self.journal.get(name)) is None:
             amax = {node: layer.amax for node, layer in layers.items() if layer.held is None}

@@ -183,7 +183,7 @@ def _iou(confusions: tuple[ConfusionMatrix, ConfusionMatrix], classes: tuple[str
 
 def _resizes(a: Side, b: Side) -> dict[str, Any]:
     """The Resize nodes of either graph, and whether they mean the same."""
-    from .resizes import resizes
+    from .graphs.resizes import resizes
 
     found = {key: resizes(side.graph) for key, side in (("a", a), ("b", b)) if isinstance(side, GraphSide)}
     value: dict[str, Any] = {key: [r.to_json() for r in nodes] for key, nodes in found.items()}

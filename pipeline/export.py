@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor, nn
 
-    from edgesmith.pipeline.graph import Assembled, Float
+    from .graphs.graph import Assembled, Float
 
     Frame = NDArray[np.uint8]
 
@@ -77,7 +77,7 @@ class Export:
         return {"golden": splits_digest(data, (_golden_split(data),))}
 
     def __call__(self, weights: Weights, slot: Slot) -> OnnxModel:
-        from edgesmith.pipeline import graph
+        from .graphs import graph
 
         model = read_model(weights.path)
         module = models.load(weights.path)
@@ -111,7 +111,7 @@ class Export:
         return OnnxModel(slot.out)
 
     def _meta(self, model: Model, parity: Parity) -> Meta:
-        from edgesmith.pipeline.graph import OPSET
+        from .graphs.graph import OPSET
 
         return Meta(
             frame_hw=self.frame_hw,
@@ -162,7 +162,7 @@ def module_graph(module: nn.Module, inputs: Sequence[tuple[int, int, int]]) -> M
     import onnxsim
     import torch
 
-    from edgesmith.pipeline.graph import OPSET
+    from .graphs.graph import OPSET
 
     examples = tuple(torch.zeros(1, *shape) for shape in inputs)
     with _quiet():
@@ -236,7 +236,7 @@ class _Check:
     def __post_init__(self) -> None:
         import onnxruntime
 
-        from edgesmith.pipeline.graph import with_outputs
+        from .graphs.graph import with_outputs
 
         def session(proto: ModelProto) -> Any:
             options = onnxruntime.SessionOptions()

@@ -69,7 +69,7 @@ def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None], over
             bundle = pipeline.run("bundle", BundleFolder, build, onnx)
             validate = dataclasses.replace(recipe.validate, weights=str(weights.path))
             validation = pipeline.run("validation", Validation, validate, bundle)
-            from .report import write_report
+            from .reports.html import write_report
 
             report = write_report(folder)
             log("report", file=str(report))
@@ -184,7 +184,7 @@ def _require_searchable(search: SqueezeNasSearch | FasterSegSearch, budget: floa
 
 def require_cuda() -> None:
     """Raise ValueError unless torch sees a CUDA device."""
-    from .device import pick_device
+    from .training.device import pick_device
 
     pick_device("cuda")
 

@@ -21,7 +21,7 @@ from edgesmith.deploy.engines import Engine
 from edgesmith.deploy.meta import EngineRecord, Meta
 
 from .artifacts import SIDECAR, Weights, open_artifact
-from .cpu import session
+from .graphs.cpu import session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -138,7 +138,7 @@ class GraphSide:
 
     def values(self, frame: Frame, names: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """The inner values `names`, a few at a time. No operator is fused across a value that is asked for."""
-        from .graph import with_outputs
+        from .graphs.graph import with_outputs
 
         given = {"frame": self._ordered(frame)}
         for first in range(0, len(names), AT_ONCE):
@@ -151,7 +151,7 @@ class GraphSide:
         """Shapes of all inner values that are fp32 or fp16, in order of execution."""
         from onnx import TensorProto
 
-        from .precision import value_types
+        from .graphs.precision import value_types
 
         types = value_types(self.graph)
         made = [o for n in self.graph.graph.node for o in n.output if o]
@@ -168,13 +168,13 @@ class GraphSide:
 
     @cached_property
     def _logits(self) -> str:
-        from .precision import logits_of
+        from .graphs.precision import logits_of
 
         return logits_of(self.graph)
 
     @cached_property
     def _session(self) -> Any:
-        from .graph import with_outputs
+        from .graphs.graph import with_outputs
 
         return session(with_outputs(self.graph, [self._logits]))
 
@@ -205,7 +205,7 @@ def open_side(path: Path) -> tuple[Side, Meta | None]:
     `path` is a weights folder, a graph file with meta.json beside it, a graph folder, a bundle, or engines/KEY in one.
     Raises FileNotFoundError or ValueError when it is none of these or damaged, RuntimeError when its engine cannot run here.
     """
-    from .graph_view import read_graph
+    from .graphs.view import read_graph
 
     if (path / MANIFEST).is_file():
         return _engine_side(path, Bundle.open(path), None)
@@ -223,7 +223,7 @@ def open_side(path: Path) -> tuple[Side, Meta | None]:
 
 
 def _engine_side(path: Path, bundle: Bundle, record: EngineRecord | None) -> tuple[GraphSide | EngineSide, Meta]:
-    from .graph_view import read_graph
+    from .graphs.view import read_graph
 
     bundle.verify()
     meta = bundle.meta

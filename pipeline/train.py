@@ -222,6 +222,6 @@ class Train:
 
         Raises FloatingPointError naming the step and the last good checkpoint when the loss is no longer finite.
         """
-        from .fit import fit
+        from .training.fit import fit
 
         return fit(self, arch, slot)

@@ -1,4 +1,4 @@
-"""Small ONNX graphs, each breaking one rule of pipeline/graph_rules.py or just keeping it, in ONNX's own text form."""
+"""Small ONNX graphs, each breaking one rule of pipeline/graphs/rules.py or just keeping it, in ONNX's own text form."""
 
 from __future__ import annotations
 

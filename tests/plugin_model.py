@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from edgesmith.models.ops import ZoomedConv
-from edgesmith.pipeline import graph
 from edgesmith.pipeline.artifacts import OnnxModel, Slot
 from edgesmith.pipeline.export import enlargement, module_graph
+from edgesmith.pipeline.graphs import graph
 
 HW = (64, 80)
 

@@ -1,7 +1,7 @@
 """Memory for the maps that a pass keeps for its backward, used again by the next pass.
 
-An allocator gives so much memory back to the system between two passes and fetches it again page by page, which by default
-settings takes a third of a step.
+By its default settings an allocator gives so much memory back to the system between two passes and fetches it again page by
+page, which takes seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ class Arena:
     def clear(self) -> None:
         """Begin anew, with room for what was kept since the last time."""
         if self.wanted > len(self.block):
-            kind = self.block[:0]
-            self.block = kind  # given back before there is a larger one
-            self.block = kind.new_empty(self.wanted)
+            self.block = self.block.new_empty(0)  # given back before there is a larger one
+            self.block = self.block.new_empty(self.wanted)
         self.wanted = 0

@@ -32,7 +32,7 @@ from edgesmith.models.arch import Segmentation
 from edgesmith.pipeline.artifacts import SearchResult, Slot, open_artifact
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split, splits_digest
-from edgesmith.pipeline.optimization import Optim
+from edgesmith.pipeline.training.optimization import Optim
 
 from .costs import Resource
 from .fasterseg_costs import Costs, costs

@@ -23,17 +23,24 @@ from torch import Tensor, nn
 from edgesmith.deploy.files import read_json, sha256_json, write_bytes, write_json
 from edgesmith.models.arch import Segmentation
 from edgesmith.models.weights import load_into, read_tensors, tensor_pieces
-from edgesmith.pipeline import losses
 from edgesmith.pipeline.artifacts import SearchResult, Slot
-from edgesmith.pipeline.checkpoint import Progress
 from edgesmith.pipeline.data.augment import Cached
 from edgesmith.pipeline.data.dataset import VOID
 from edgesmith.pipeline.data.halves import halves
 from edgesmith.pipeline.data.spec import open_split
-from edgesmith.pipeline.device import Placement, all_finite, cache_bytes, keep_freed_memory, pick_device, pick_precision
-from edgesmith.pipeline.loader import Batch, Batches, Pairs
-from edgesmith.pipeline.loop import run_epochs, untimed
-from edgesmith.pipeline.optim import allocated, learning_rate, make_optimizer, optimizer_state, set_learning_rate
+from edgesmith.pipeline.training import losses
+from edgesmith.pipeline.training.checkpoint import Progress
+from edgesmith.pipeline.training.device import (
+    Placement,
+    all_finite,
+    cache_bytes,
+    keep_freed_memory,
+    pick_device,
+    pick_precision,
+)
+from edgesmith.pipeline.training.loader import Batch, Batches, Pairs
+from edgesmith.pipeline.training.loop import run_epochs, untimed
+from edgesmith.pipeline.training.optim import allocated, learning_rate, make_optimizer, optimizer_state, set_learning_rate
 
 from .fasterseg import PRETRAINED, Phase
 from .fasterseg_derive import choose_scales

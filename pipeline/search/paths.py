@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgesmith.pipeline.data.dataset import Split
-from edgesmith.pipeline.device import Placement
-from edgesmith.pipeline.fit import evaluate
+from edgesmith.pipeline.training.device import Placement
+from edgesmith.pipeline.training.fit import evaluate
 
 
 @dataclass(frozen=True)

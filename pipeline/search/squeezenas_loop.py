@@ -23,17 +23,24 @@ from edgesmith.deploy.files import write_bytes, write_json
 from edgesmith.models.arch import Segmentation
 from edgesmith.models.cost import macs, params
 from edgesmith.models.weights import load_into, tensor_bytes
-from edgesmith.pipeline import losses
 from edgesmith.pipeline.artifacts import SearchResult, Slot
-from edgesmith.pipeline.checkpoint import Progress
 from edgesmith.pipeline.data.augment import Cached
 from edgesmith.pipeline.data.dataset import Split
 from edgesmith.pipeline.data.spec import open_split
-from edgesmith.pipeline.device import Placement, all_finite, cache_bytes, keep_freed_memory, pick_device, pick_precision
 from edgesmith.pipeline.jobs import run_jobs
-from edgesmith.pipeline.loader import Batch, Batches
-from edgesmith.pipeline.loop import run_epochs, untimed
-from edgesmith.pipeline.optim import (
+from edgesmith.pipeline.training import losses
+from edgesmith.pipeline.training.checkpoint import Progress
+from edgesmith.pipeline.training.device import (
+    Placement,
+    all_finite,
+    cache_bytes,
+    keep_freed_memory,
+    pick_device,
+    pick_precision,
+)
+from edgesmith.pipeline.training.loader import Batch, Batches
+from edgesmith.pipeline.training.loop import run_epochs, untimed
+from edgesmith.pipeline.training.optim import (
     allocated,
     forget_removed,
     learning_rate,

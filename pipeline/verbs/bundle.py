@@ -31,7 +31,7 @@ def bundle_add(folder: Path, backend: Any, as_json: bool, how: HowToBuild) -> No
     What the bundle holds stays beside it; an engine of the same key is replaced. The bundle must be whole, and is put in
     place whole: a build that fails or is killed leaves it as it was.
     """
-    from edgesmith.pipeline.bundle_add import add_engines
+    from edgesmith.pipeline.building.bundle_add import add_engines
     from edgesmith.pipeline.events import close_view, view_for
 
     view = view_for(sys.stderr)

@@ -28,8 +28,8 @@ def check_graph(onnx: Path, target: Any, plugins: tuple[str, ...], as_json: bool
     Each line names a node, what is wrong with it, the fix, the rule and where the rule comes from. Nothing is built: a
     graph that passes can still meet a limit of one GPU. Exit code 2 when a rule is broken.
     """
-    from edgesmith.pipeline import graph_check
-    from edgesmith.pipeline.graph_view import read_graph
+    from edgesmith.pipeline.graphs import check as graph_check
+    from edgesmith.pipeline.graphs.view import read_graph
 
     found = graph_check.check_graph(read_graph(onnx), target, plugins)
     if as_json:

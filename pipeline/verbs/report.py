@@ -21,7 +21,7 @@ def report(run: Path, against: tuple[Path, ...], as_json: bool) -> None:
     With --against the networks of several runs are drawn beside each other, with their costs and measured latencies: a search
     for MACs and one for latency, for example.
     """
-    from edgesmith.pipeline.report import write_report
+    from edgesmith.pipeline.reports.html import write_report
     from edgesmith.pipeline.run import LOCK
 
     for folder in (run, *against):

@@ -40,7 +40,7 @@ def table_measure(
     """
     from edgesmith.models import Segmentation
     from edgesmith.pipeline.events import close_view, view_for
-    from edgesmith.pipeline.measure import measure, spread
+    from edgesmith.pipeline.latency.measure import measure, spread
 
     view = view_for(sys.stderr)
     try:
@@ -78,7 +78,7 @@ def table_sum(arch: str, path: Path, as_json: bool) -> None:
 def _pieces(space: str, task: Any, input_hw: tuple[int, int]) -> dict[str, Any]:
     """All pieces of `space`, or of the one network that it names, by key."""
     from edgesmith.pipeline.derive import Derive
-    from edgesmith.pipeline.measure import distinct
+    from edgesmith.pipeline.latency.measure import distinct
     from edgesmith.pipeline.search import fasterseg_costs
     from edgesmith.pipeline.search.fasterseg_space import Space
     from edgesmith.pipeline.search.squeezenas_space import NAMES, SPACES

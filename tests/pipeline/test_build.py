@@ -18,8 +18,8 @@ from edgesmith.deploy.bundle import Bundle
 from edgesmith.deploy.engines.tensorrt_options import PlanOptions
 from edgesmith.deploy.files import sha256_file
 from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, Slot, open_artifact
-from edgesmith.pipeline.best import fastest
 from edgesmith.pipeline.build import Build, installed_version
+from edgesmith.pipeline.building.best import fastest
 
 Make = Callable[..., OnnxModel]
 
@@ -146,7 +146,7 @@ from pathlib import Path
 from edgesmith.deploy.bundle import Bundle
 from edgesmith.deploy.engines.tensorrt_options import PlanOptions
 from edgesmith.pipeline.artifacts import OnnxModel, Slot
-from edgesmith.pipeline.best import fastest
+from edgesmith.pipeline.building.best import fastest
 from edgesmith.pipeline.build import Build
 import edgesmith.pipeline.validate
 made = Build()(OnnxModel(Path({str(model.path)!r})), Slot(Path({str(tmp_path / "bundle")!r})))

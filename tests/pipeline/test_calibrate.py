@@ -23,8 +23,8 @@ from edgesmith.pipeline.calibrate import Calibrate
 from edgesmith.pipeline.data.choose import spread, stratified
 from edgesmith.pipeline.data.dataset import LabelSet, Sample
 from edgesmith.pipeline.data.spec import Data
-from edgesmith.pipeline.fallback import fall_back
-from edgesmith.pipeline.journal import Journal
+from edgesmith.pipeline.int8.fallback import fall_back
+from edgesmith.pipeline.int8.journal import Journal
 from edgesmith.pipeline.stage import stage_key
 
 SETTINGS: dict[str, Any] = {"frames": 6, "held_out": 8, "limit_drop": 5.0}
@@ -71,8 +71,8 @@ def test_the_result_is_the_graph_folder_with_its_calibration(made: tuple[OnnxMod
 def test_the_int8_graph_of_a_calibration_runs(made: tuple[OnnxModel, Data], tmp_path: Path, small: Any) -> None:
     import onnx
 
-    from edgesmith.pipeline.cpu import session
-    from edgesmith.pipeline.precision import lowered
+    from edgesmith.pipeline.graphs.cpu import session
+    from edgesmith.pipeline.graphs.precision import lowered
 
     found = calibrated(made, tmp_path / "out")
     graph = onnx.load(str(tmp_path / "out/model.onnx"))

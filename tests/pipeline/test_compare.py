@@ -23,8 +23,8 @@ from edgesmith.pipeline.calibrate import Calibrate
 from edgesmith.pipeline.compare import compare
 from edgesmith.pipeline.data.dataset import LabelSet, Sample
 from edgesmith.pipeline.data.spec import Data, open_split
-from edgesmith.pipeline.precision import lowered
-from edgesmith.pipeline.resizes import resizes
+from edgesmith.pipeline.graphs.precision import lowered
+from edgesmith.pipeline.graphs.resizes import resizes
 
 
 @pytest.fixture(scope="module")

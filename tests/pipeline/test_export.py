@@ -24,11 +24,11 @@ from edgesmith.models.arch import InvertedResidual, SqueezeNas
 from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, model_json
 from edgesmith.models.weights import tensor_bytes
 from edgesmith.pipeline import export, recipe
-from edgesmith.pipeline import graph as graphs
 from edgesmith.pipeline.artifacts import OnnxModel, Slot, Weights, open_artifact
 from edgesmith.pipeline.data.dataset import Sample
 from edgesmith.pipeline.data.spec import Data
 from edgesmith.pipeline.export import Export
+from edgesmith.pipeline.graphs import graph as graphs
 from edgesmith.pipeline.reference import labels_by_torch, resized
 
 CLASSES = ("sky", "road", "car", "tree", "pole")

@@ -15,8 +15,8 @@ from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, SessionOptio
 from edgesmith.deploy.engines.onnxruntime_split import Split, SplitOnnxRuntimeEngine, cut
 from edgesmith.deploy.files import write_json
 from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD
-from edgesmith.pipeline import graph, rewrite
 from edgesmith.pipeline.export import enlargement, module_graph
+from edgesmith.pipeline.graphs import graph, rewrite
 
 HW = (72, 104)
 

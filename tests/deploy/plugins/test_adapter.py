@@ -89,7 +89,7 @@ def test_a_real_parser_finds_the_library_and_makes_the_operator_of_a_rewritten_g
         pytest.skip("TensorRT for RTX is not installed")
     import onnx
 
-    from edgesmith.pipeline.rewrite import for_plugins, fused
+    from edgesmith.pipeline.graphs.rewrite import for_plugins, fused
 
     native = onnx.load(str(plugin_model(zoomed=True).path / "model.onnx"))
     graph = tmp_path / "rewritten.onnx"

@@ -7,7 +7,7 @@ import numpy as np
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.halves import halves
 from edgesmith.pipeline.data.street import StreetSplit
-from edgesmith.pipeline.loader import Batches, Pairs
+from edgesmith.pipeline.training.loader import Batches, Pairs
 
 STREET = StreetSplit(0, 9, (64, 96))
 

@@ -19,12 +19,9 @@ from edgesmith.models.arch import Arch, Segmentation
 from edgesmith.models.cost import macs
 from edgesmith.models.weights import read_tensors
 from edgesmith.pipeline.artifacts import Architecture, SearchResult, Slot
-from edgesmith.pipeline.checkpoint import Progress
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.derive import Derive
-from edgesmith.pipeline.loader import Batch, Batches
-from edgesmith.pipeline.optimization import Optim
 from edgesmith.pipeline.search import fasterseg_loop
 from edgesmith.pipeline.search.fasterseg import PRETRAINED, FasterSegSearch, Phase
 from edgesmith.pipeline.search.fasterseg_derive import Target, derive
@@ -34,6 +31,9 @@ from edgesmith.pipeline.search.fasterseg_networks import Networks
 from edgesmith.pipeline.search.fasterseg_space import Space, read_logits
 from edgesmith.pipeline.search.paths import PathEvaluation
 from edgesmith.pipeline.stage import configuration, stage_key
+from edgesmith.pipeline.training.checkpoint import Progress
+from edgesmith.pipeline.training.loader import Batch, Batches
+from edgesmith.pipeline.training.optimization import Optim
 
 STREET = Data("street", frame_hw=(64, 96), train_frames=9, val_frames=3, test_frames=2)
 TINY_SPACE = Space(5, ("skip", "conv", "zoomed_conv_x2"), (1, 2), 2, 1, 2)

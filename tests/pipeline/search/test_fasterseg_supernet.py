@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from edgesmith import models
 from edgesmith.models.arch import Cell, FasterSeg, Segmentation
-from edgesmith.pipeline import losses
 from edgesmith.pipeline.search import conv3x3
 from edgesmith.pipeline.search.fasterseg_relaxed import Pass, Relaxed, Widths, uniform
 from edgesmith.pipeline.search.fasterseg_space import OPERATORS, Logits, Net, Space
 from edgesmith.pipeline.search.fasterseg_step import backward
 from edgesmith.pipeline.search.fasterseg_supernet import Supercell, Supernet
+from edgesmith.pipeline.training import losses
 from tests.pipeline.search.plain_fasterseg import PlainCell, PlainSupernet, mixed, plain_loss
 
 TASK = Segmentation(4)

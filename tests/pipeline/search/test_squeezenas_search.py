@@ -21,10 +21,8 @@ from edgesmith.models.cost import macs
 from edgesmith.models.weights import read_tensors
 from edgesmith.pipeline import derive
 from edgesmith.pipeline.artifacts import SearchResult, Slot
-from edgesmith.pipeline.checkpoint import Progress
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
-from edgesmith.pipeline.loader import Batch, Batches
 from edgesmith.pipeline.search import squeezenas, squeezenas_loop
 from edgesmith.pipeline.search.pareto import front
 from edgesmith.pipeline.search.paths import gumbel, recalibrate, spread
@@ -34,6 +32,8 @@ from edgesmith.pipeline.search.squeezenas_space import NAMES, Space
 from edgesmith.pipeline.search.squeezenas_space import space as whole_space
 from edgesmith.pipeline.show import as_text, describe
 from edgesmith.pipeline.stage import stage_key
+from edgesmith.pipeline.training.checkpoint import Progress
+from edgesmith.pipeline.training.loader import Batch, Batches
 
 STREET = Data("street", frame_hw=(64, 96), train_frames=12, val_frames=3, test_frames=2)
 TINY = SqueezeNasSearch(

@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgesmith import models
 from edgesmith.models.arch import Segmentation
 from edgesmith.models.squeezenas import MbConv
-from edgesmith.pipeline import losses
 from edgesmith.pipeline.search import squeezenas_mixture
 from edgesmith.pipeline.search.depthwise import Depthwise, from_subgrids, subgrids
 from edgesmith.pipeline.search.squeezenas_mixture import mixture
 from edgesmith.pipeline.search.squeezenas_space import CANDIDATES, NAMES, SKIP, SPACES, SpaceName, space
 from edgesmith.pipeline.search.squeezenas_supernet import Supernet
+from edgesmith.pipeline.training import losses
 from tests.pipeline.search.plain_supernet import PlainSupernet
 
 TASK = Segmentation(5)

@@ -1,0 +1,61 @@
+"""Add an engine to a bundle that is there: on the device that will run it, with what the bundle brings along."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgesmith.deploy.bundle import SIDECAR, Bundle
+from edgesmith.deploy.files import new_folder, payload_files, read_json, sha256_json, write_json
+from edgesmith.pipeline.artifacts import file_digests
+from edgesmith.pipeline.build import Build
+
+
+def add_engines(folder: Path, build: Build, log: Callable[..., None]) -> list[dict[str, Any]]:
+    """Build the engines that `build` asks for into the bundle at `folder`; notes of each, with its key.
+
+    The bundle is copied, added to and put in the place of the old one, so that it is at every moment one or the other.
+    Engines that it holds stay, but for one of the same key, with whatever plugins: that is replaced.
+
+    Raises ValueError when the bundle is damaged, and as Build does; the bundle is as it was then. BlockingIOError when
+    another process is adding to it.
+    """
+    build.require_backends()
+    with _alone(folder):
+        Bundle.open(folder).verify()  # what was changed on the way here is not built upon
+        with new_folder(folder) as temporary:
+            for name in payload_files(folder):
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, temporary / name)
+            notes = build.add_engines(temporary, folder, log)
+            if (temporary / SIDECAR).is_file():
+                _update_sidecar(temporary, notes)
+    return notes
+
+
+def _update_sidecar(folder: Path, notes: list[dict[str, Any]]) -> None:
+    """The pipeline's sidecar describes the bundle as it is now."""
+    sidecar, files = read_json(folder / SIDECAR), file_digests(folder)
+    new = {note["key"] for note in notes}
+    engines = [e for e in sidecar.get("engines", []) if e["key"] not in new and (folder / "engines" / e["key"]).is_dir()]
+    write_json(folder / SIDECAR, {**sidecar, "digest": sha256_json(files), "files": files, "engines": [*engines, *notes]})
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the lock dies with it and leaves no file."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; a bundle is one")
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise BlockingIOError(f"another edgesmith is adding to {folder}; wait for it") from None
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""Latency tables: distinct pieces of networks, exported alone and timed."""

@@ -1,0 +1,1 @@
+"""What trainings and searches share: the loop, its batches, losses, optimizers, checkpoints."""
