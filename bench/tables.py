@@ -288,19 +288,27 @@ def precision_imported(rows: list[dict[str, Any]]) -> str:
     return markdown(["network, frames", "frames", "size", "fp16", "worst frame", "int8", "worst frame"], lines)
 
 
+SETTINGS = {"default": "fp32", "kept": "fp32, freed memory kept", "bf16": "bf16, freed memory kept"}
+SIDES = ["plain, s", "plain, GiB", "supernet, s", "supernet, GiB", "faster, median (range)", "smaller"]
+
+
 def supernet_step(found: dict[str, Any]) -> str:
-    names = {"default": "fp32", "kept": "fp32, freed memory kept", "bf16": "bf16, freed memory kept"}
-    rows = []
-    for key, name in names.items():
-        if key not in found:
-            rows.append([name, *["not run"] * 6])
-            continue
-        row = found[key]
-        faster = "{:.2f} ({:.2f} to {:.2f})".format(*row["faster"])
-        plain, fast = ([f"{row[f'{side}_s']:.2f}", f"{row[f'{side}_gib']:.2f}"] for side in ("plain", "fast"))
-        rows.append([name, *plain, *fast, faster, f"{row['smaller']:.2f}"])
-    heads = ["setting", "plain, s", "plain, GiB", "supernet, s", "supernet, GiB", "faster, median (range)", "smaller"]
-    return markdown(heads, rows)
+    return markdown(["setting", *SIDES], [[name, *sides(found.get(key))] for key, name in SETTINGS.items()])
+
+
+def fasterseg_step(found: dict[str, Any]) -> str:
+    steps = ("weight", "architecture", "pretrain")
+    rows = [[step, name, *sides(found.get(key, {}).get(step))] for step in steps for key, name in SETTINGS.items()]
+    return markdown(["step", "setting", *SIDES], rows)
+
+
+def sides(row: dict[str, Any] | None) -> list[str]:
+    """A plain step and a supernet's, side by side."""
+    if row is None:
+        return ["not run"] * len(SIDES)
+    faster = "{:.2f} ({:.2f} to {:.2f})".format(*row["faster"])
+    plain, fast = ([f"{row[f'{side}_s']:.2f}", f"{row[f'{side}_gib']:.2f}"] for side in ("plain", "fast"))
+    return [*plain, *fast, faster, f"{row['smaller']:.2f}"]
 
 
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
@@ -319,6 +327,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "squeezenas-searches": squeezenas_searches,
     "squeezenas-table": squeezenas_table,
     "supernet_step": supernet_step,
+    "fasterseg_step": fasterseg_step,
     "train_step": train_step,
     "precision": precision,
     "precision-imported": precision_imported,

@@ -389,7 +389,8 @@ def _require_consistent(record: EngineRecord, path: Path, parts: list[str], file
     if record.plan_bytes != held:
         there = "there is none" if held is None else f"it has {held} bytes"
         raise ValueError(f"{path}: plan_bytes is {record.plan_bytes}, but of {PLAN} {there}; build the engine again")
-    if (record.plugins_digest is None) != (f"engines/{record.key}/{LIBRARY}" not in files):
-        raise ValueError(
-            f"{path}: plugins_digest is {record.plugins_digest}, and {LIBRARY} must lie beside it or not accordingly"
-        )
+    held_library = f"engines/{record.key}/{LIBRARY}" in files
+    if record.plugins_digest is not None and not held_library:
+        raise ValueError(f"{path}: has a plugins_digest, but {LIBRARY} is missing beside it; build the engine again")
+    if record.plugins_digest is None and held_library:
+        raise ValueError(f"{path}: has no plugins_digest, but {LIBRARY} lies beside it; build the engine again")

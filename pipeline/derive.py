@@ -36,6 +36,10 @@ class Derive:
             raise ValueError(f"budget: {self.budget} " + ("is not above 0" if self.arch is None else "goes without arch"))
         if self.net not in ("student", "teacher", "pruned_teacher") or (self.net != "student" and self.arch is not None):
             raise ValueError(f"net: {self.net!r} " + ("is not known" if self.arch is None else "goes without arch"))
+        if self.net == "pruned_teacher" and self.budget is not None:
+            raise ValueError(
+                f"budget: {self.budget} goes without net pruned_teacher: a search knows the costs of the teacher before pruning"
+            )
         if self.arch is None:
             return
         if self.arch.startswith("zoo:"):

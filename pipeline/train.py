@@ -68,7 +68,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Distil:
-    """A trained network whose soft labels are learnt beside the true ones (FasterSeg, section 3.4).
+    """A trained network whose soft labels are learnt beside the true ones (FasterSeg, section 3.3).
 
     It sees the student's own augmented frames, in eval mode. The mean goes over all pixels: a teacher has a view of void ones
     too. Any family and size will do, as long as the classes are the same.
@@ -128,7 +128,7 @@ class Train:
     """Dataset; the recipe's own unless said otherwise. Trains on its train split, looks at its val split."""
     start: Start | None = None
     """Earlier weights, or null to start from scratch."""
-    distil: Distil | None = field(default=None, metadata={"identity": False})  # it enters by `environment`, where there is one
+    distil: Distil | None = None
     """A teacher to learn from beside the labels, or null."""
     input_hw: tuple[int, int] | None = None
     """Size at which the network runs when it is validated; the recipe's export.input_hw unless said otherwise. What it is
@@ -213,9 +213,8 @@ class Train:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the result depends on beside configuration and architecture: the frames of the two splits, and the teacher."""
-        found = {} if self.data is None else {"data": splits_digest(self.data, ("train", "val"))}
-        return found if self.distil is None else {**found, "distil": self.distil.digest}
+        """What the result depends on beside configuration and architecture: the frames of the two splits."""
+        return {} if self.data is None else {"data": splits_digest(self.data, ("train", "val"))}
 
     def __call__(self, arch: Architecture, slot: Slot) -> Weights:
         """Train `arch`. Goes on from the checkpoint in the slot's scratch folder when that belongs to the same key.

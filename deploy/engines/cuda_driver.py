@@ -12,7 +12,7 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 
 
 class Stream:
-    """A stream on the first GPU, with memory and events for it. Everything takes the time of one thread.
+    """A stream on the first GPU, with memory and events, for the thread that made it: the context is current there alone.
 
     Raises RuntimeError, like all of its methods, with the driver's error number; OSError where there is no driver.
     """

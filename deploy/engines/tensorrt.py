@@ -252,7 +252,10 @@ def open_plan(folder: Path) -> NoReturn:
         ) from None
     require_match(record, gpu, library(MODULE_OF[record.backend]).__version__)
     if plugins := plan_plugins(folder, record):
-        plugins.load()
+        try:
+            plugins.load()
+        except OSError as e:
+            raise RuntimeError(f"{folder / PLAN} needs its library of plugins: {e}") from None
     raise RuntimeError(
         f"{folder / PLAN} cannot be run by this version of edgesmith, which builds {record.backend} plans but does not "
         "execute them yet; use the onnxruntime engine"
@@ -331,7 +334,7 @@ class _Child:
         how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         said = " | ".join(self._stderr)
         raise RuntimeError(
-            f"{what}: the library ended the build process, which {how} while {self._doing}"
+            f"{what}: the library ended the child process, which {how} while {self._doing}"
             + (f"; it said: {said}" if said else "")
         )
 

@@ -28,7 +28,8 @@ SOURCES = Path(__file__).parent
 LIBRARY = "libedgesmith_plugins.so"
 """Name of the library beside a plan that needs it."""
 HOW_TO_BUILD = (
-    f"cmake -S {SOURCES} -B build/plugins -DTENSORRT_INCLUDE=DIR (the folder with NvInfer.h) && cmake --build build/plugins"
+    f"cmake -S {SOURCES} -B build/plugins -DTENSORRT_INCLUDE=DIR && cmake --build build/plugins; "
+    "DIR is the folder with NvInfer.h"
 )
 
 

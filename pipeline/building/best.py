@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from edgesmith.deploy.bundle import META, Meta, graph_name
 from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine
-from edgesmith.deploy.images import in_colour_order, read_png
+
+from .plugin_choice import golden_frames
 
 ROUNDS = 30
 MARGIN = 0.05
@@ -37,10 +38,9 @@ def choose(folder: Path, precisions: Sequence[str], rounds: int = ROUNDS) -> Cho
     when a graph does not load.
     """
     meta = Meta.read(folder / META)
-    images = sorted(p for p in (folder / "golden").glob("*.png") if not p.name.endswith(".mask.png"))
-    if not images:
+    frames = golden_frames(folder, meta)
+    if not frames:
         raise ValueError(f"{folder} has no golden frames to measure with; export the graph again")
-    frames = [in_colour_order(read_png(p, True), meta.colour_order) for p in images]
     times: dict[str, list[float]] = {p: [] for p in precisions}
     with ExitStack() as stack:
         engines = {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgesmith.deploy.bundle import GOLDEN_AGREEMENT, META, Meta, graph_name
+from edgesmith.deploy.bundle import META, Meta, graph_name
 from edgesmith.deploy.engines import Backend
 from edgesmith.deploy.engines.tensorrt import BuiltPlan, Timed, time_plans
 from edgesmith.deploy.engines.tensorrt_options import SUPPORT
@@ -19,6 +19,9 @@ from edgesmith.deploy.files import write_bytes
 from edgesmith.deploy.plugins import HOW_TO_BUILD, PluginLibrary, our_library
 
 from .plugin_choice import MARGIN, NATIVE, ROUNDS, golden_frames
+
+AGREEMENT = 0.99
+"""Share of the golden pixels that a plan with plugins must label as the native plan of the same precision does."""
 
 
 class Candidate(NamedTuple):
@@ -81,7 +84,7 @@ def choose(
         timed = time_plans({n: c.plan for n, c in found.items()}, frames, backend, our_library(Path(library), names), ROUNDS)
     except (RuntimeError, TimeoutError) as e:
         return native, _note((), f"the plans could not be timed: {e}", refused=refused)
-    name, why = fastest(timed, GOLDEN_AGREEMENT[precision], ROUNDS)
+    name, why = fastest(timed, AGREEMENT, ROUNDS)
     return found[name], _note(found[name].operators, why, **timed._asdict(), refused=refused)
 
 
@@ -113,7 +116,8 @@ def _hindrance(backend: Backend, library: str | None) -> str:
     if backend == "tensorrt_rtx":
         return SUPPORT["plugins"][backend].instead
     if library is None:
-        return f"no library of plugins is named with --plugin-library or EDGESMITH_PLUGINS; what makes one: {HOW_TO_BUILD}"
+        named = "--plugin-library, EDGESMITH_PLUGINS or a recipe's build.plugin_library"
+        return f"no library of plugins is named with {named}; what makes one: {HOW_TO_BUILD}"
     if importlib.util.find_spec("onnx") is None:
         return "onnx is not installed here, and it rewrites the graph: pip install onnx"
     return ""

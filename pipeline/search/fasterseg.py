@@ -18,6 +18,8 @@ losses of all heads and passes added up, at an eighth of the crop's size. What d
 * Pretraining takes the teacher's stem for the widest pass and the student's for the others. The released code trains one stem,
   which leaves the other untrained when the search begins.
 * The FPS band looks at all of the student's sets of branches that can be derived, not at two.
+* The val split scores the sets of branches, as Figure 4 does; Appendix H never uses it in the search. Weights and architecture
+  learn from the train split alone.
 * `recalibrate`: networks are evaluated with batch norm statistics of their own. Those of the supernet belong to mixtures.
 """
 
@@ -37,13 +39,13 @@ from edgesmith.pipeline.training.optimization import Optim
 from .costs import Resource
 from .fasterseg_costs import Costs, costs
 from .fasterseg_derive import Target, derive
-from .fasterseg_space import NETS, Logits, Net, Scales, Space
+from .fasterseg_space import LEAST_LAYERS, NETS, Logits, Net, Scales, Space
 
 if TYPE_CHECKING:
     from edgesmith.calibration.fasterseg_1080ti import Gtx1080Ti
     from edgesmith.calibration.table import Table
 
-LEAST_LAYERS = (3, 5, 8)
+LAYERS_FOR_SCALE = (3, 5, 8)
 """Layers without which no branch that ends at scale 0, 1 or 2 can be derived."""
 PRETRAINED = "pretrained.safetensors"
 """In a SearchResult: the supernet's weights between the two phases."""
@@ -132,7 +134,7 @@ class FasterSegSearch:
     """Training batches over which a network's batch norm statistics are gathered before it is evaluated; 0: the supernet's."""
     checkpoint_seconds: float = field(default=300.0, metadata={"identity": False})
     """Time between checkpoints within an epoch; each epoch ends with one. Does not change the result."""
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         low, high = self.fps_band or (1.0, 2.0)
@@ -154,7 +156,9 @@ class FasterSegSearch:
         if self.fps_band is not None and self.resource != "latency":
             problems.append(f"fps_band: frames a second need resource latency, not {self.resource}")
         if not self.choices:
-            problems.append(f"space: {self.space.layers} layers leave no place for a downsampling; needs {LEAST_LAYERS[1]}")
+            problems.append(f"space: {self.space.layers} layers leave no place for a downsampling; needs {LAYERS_FOR_SCALE[1]}")
+        elif self.space.layers < LEAST_LAYERS:
+            problems.append(f"space: {self.space.layers} layers are too few for a supernet; needs {LEAST_LAYERS}")
         if self.pretrained is not None and self.alternate.epochs == 0:
             problems.append("pretrained: with alternate.epochs 0 there is nothing left to do")
         if self.pretrained is None and self.pretrain.epochs + self.alternate.epochs == 0:
@@ -170,7 +174,7 @@ class FasterSegSearch:
     @property
     def choices(self) -> tuple[Scales, ...]:
         """The sets of branches for which the space has enough layers to derive a network."""
-        return tuple(scales for scales in self.space.choices() if self.space.layers >= LEAST_LAYERS[max(scales)])
+        return tuple(scales for scales in self.space.choices() if self.space.layers >= LAYERS_FOR_SCALE[max(scales)])
 
     @property
     def environment(self) -> dict[str, str]:
@@ -196,8 +200,9 @@ class FasterSegSearch:
         if self.data is None:
             raise ValueError("search.data: no dataset is named")
         frames = len(open_split(self.data, "train")) // 2
-        for name, phase in (("pretrain", self.pretrain), ("alternate", self.alternate)):
-            if phase.epochs and frames < phase.batch:
+        phases = {"alternate": self.alternate, **({"pretrain": self.pretrain} if self.pretrained is None else {})}
+        for name, phase in phases.items():  # one of 0 epochs too: its batches are made all the same
+            if frames < phase.batch:
                 raise ValueError(
                     f"search.{name}.batch: {phase.batch} frames a step, but half the train split has only {frames}"
                 )
@@ -220,6 +225,11 @@ class FasterSegSearch:
         found = open_artifact(SearchResult, folder)
         if not (folder / PRETRAINED).is_file():
             raise ValueError(f"search.pretrained: {folder} has no {PRETRAINED}; name the search that did the pretraining")
+        if found.sidecar.get("seed") != self.seed:
+            raise ValueError(
+                f"search.pretrained: {folder} has seed {found.sidecar.get('seed')}, this search {self.seed}; the halves of the "
+                "train split depend on it, and these weights would have seen the architecture's; give both one seed"
+            )
         return found
 
     @cached_property

@@ -56,7 +56,10 @@ if TYPE_CHECKING:
     from .fasterseg import FasterSegSearch
 
 PRETRAIN_NOISE, SEARCH_NOISE = 3, 4
-"""Last word of the seeds of random widths: no stream is that of a frame's augmentation, whose seeds have three words."""
+"""Last word of the seeds of random widths."""
+PRETRAIN_FRAMES, WEIGHTS_FRAMES, ARCHITECTURE_FRAMES = 5, 6, 7
+"""Streams of the batches: of pretraining, and of the two halves while weights and architecture learn in turn. No two words are
+the same, so that no order, augmentation or width repeats another's random numbers."""
 
 
 def run_search(search: FasterSegSearch, slot: Slot) -> SearchResult:
@@ -73,27 +76,26 @@ def run_search(search: FasterSegSearch, slot: Slot) -> SearchResult:
     with ExitStack() as stack:
         scratch = slot.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
-        def batches(phase: Phase, half: Any) -> Batches:
-            return Batches(half, phase.augment, phase.batch, search.seed)
+        def batches(phase: Phase, half: Any, stream: int) -> Batches:
+            return Batches(half, phase.augment, phase.batch, search.seed, stream=stream)
 
         start, kept = search.pretrain, scratch / f"pretrained-{slot.key[:12]}.safetensors"
         if search.pretrained is None:
             learner = Pretraining(searching)
-            progress = run_epochs(
-                learner, batches(start, for_weights), start.epochs, search.checkpoint_seconds, _phase_slot(slot, "pretrain")
-            )
+            source = batches(start, for_weights, PRETRAIN_FRAMES)
+            progress = run_epochs(learner, source, start.epochs, search.checkpoint_seconds, _phase_slot(slot, "pretrain"))
             history = [{**row, "phase": "pretrain"} for row in untimed(progress.history)]
             write_bytes(kept, tensor_pieces(searching.supernet.state_dict()))
             del learner  # and with it the momentum of every weight
         else:
             history = searching.take_pretrained()
         phase = search.alternate
-        calibration = [] if search.recalibrate == 0 else list(batches(phase, for_weights).first(search.recalibrate))
+        pairs = Pairs(batches(phase, for_weights, WEIGHTS_FRAMES), batches(phase, for_architecture, ARCHITECTURE_FRAMES))
+        calibration = [] if search.recalibrate == 0 else list(pairs.one.first(search.recalibrate))
         frames = [searching.placement.batch(batch)[0] for batch in calibration]
         chosen = spread(len(val_split), search.val_frames)
         evaluation = PathEvaluation(searching.placement, frames, val_split, chosen, search.input_hw)
         networks = Networks(searching, evaluation, scratch / f"networks-{slot.key[:12]}.json", slot)
-        pairs = Pairs(batches(phase, for_weights), batches(phase, for_architecture))
         alternation = Alternation(searching, networks)
         progress = run_epochs(alternation, pairs, phase.epochs, search.checkpoint_seconds, _phase_slot(slot, "search"))
         history += [{**row, "phase": "search"} for row in untimed(progress.history)]

@@ -51,7 +51,7 @@ class Networks:
     def evaluated(self, epoch: int) -> list[dict[str, Any]]:
         """A row for each network, `epoch` being that of the search. What was evaluated before a kill is not evaluated again."""
         s, networks = self.searching, list(self.derived())
-        jobs = {f"epoch {epoch}, {n.net} {','.join(map(str, n.scales))}": n for n in networks}
+        jobs = {f"epoch {epoch}, {n.net} {','.join(map(str, n.scales))}, {n.arch.digest[:12]}": n for n in networks}
         results = run_jobs(self._score, jobs, self.record, log=self.slot.log)
         rows: list[dict[str, Any]] = []
         for (net, scales, arch, _), result in zip(networks, results.values(), strict=True):

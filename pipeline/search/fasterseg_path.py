@@ -1,4 +1,8 @@
-"""A derived FasterSeg network's weights out of the supernet."""
+"""A derived FasterSeg network's weights out of the supernet.
+
+Where skips were dropped, the cells that branches share may come from other layers of the supernet in each branch: they take the
+weights of the first branch's layers.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +41,11 @@ def path_state(
     for b, (branch, of) in enumerate(zip(arch.branches, layers, strict=True)):
         scale, cin = 0, RATES[0] * chi
         for i, (cell, layer) in enumerate(zip(branch, of, strict=True)):
-            where = f"shared.{i}" if i < arch.shared else f"branches.{b}.{i - arch.shared}"
-            _put_cell(state, where, _operator(supernet, scale, layer, cell), cin, cell)
+            operator = _operator(supernet, scale, layer, cell)
+            if i >= arch.shared:
+                _put_cell(state, f"branches.{b}.{i - arch.shared}", operator, cin, cell)
+            elif b == 0:
+                _put_cell(state, f"shared.{i}", operator, cin, cell)
             scale, cin = scale + (cell.stride == 2), cell.width
         aggregations = cast(nn.ModuleList, supernet.aggregations[net])
         for step, aggregate in enumerate(cast(nn.ModuleList, aggregations[scale - 1]) if scale else ()):

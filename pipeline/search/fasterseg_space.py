@@ -39,6 +39,8 @@ Net = Literal["student", "teacher"]
 NETS: tuple[Net, ...] = get_args(Net)
 Scales: TypeAlias = "tuple[int, ...]"
 """Last scales of a network's branches, the deepest first."""
+LEAST_LAYERS = 4
+"""Layers without which a supernet has no place for two downsamplings."""
 MAX_LAYERS = 64
 
 

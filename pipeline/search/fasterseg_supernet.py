@@ -31,12 +31,10 @@ from .arena import Arena
 from .fasterseg_mixture import mixture
 from .fasterseg_operators import Operator
 from .fasterseg_relaxed import SCALES, Widths
-from .fasterseg_space import NETS, RATES, Net, Op, Space
+from .fasterseg_space import LEAST_LAYERS, NETS, RATES, Net, Op, Space
 
 DIVISOR = 32
 """Inputs have heights and widths that this divides: elsewhere strided and zoomed cells would make maps of different sizes."""
-
-LEAST_LAYERS = 4
 
 
 class Supercell(nn.Module):
@@ -214,7 +212,8 @@ class Supernet(nn.Module):
         """The state dict of `models.build(arch, task)` with the supernet's weights, auxiliary heads apart, which it has not.
 
         `layers` says for each branch of which layer each cell is (`fasterseg_derive.Branch.layers`); default: one after the
-        other from the first on, as they are where no skip was dropped. Raises ValueError for an architecture that is no path.
+        other from the first on, as they are where no skip was dropped. Cells that branches share take those of the first
+        branch. Raises ValueError for an architecture that is no path.
         """
         from .fasterseg_path import path_state
 

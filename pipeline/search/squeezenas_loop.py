@@ -114,7 +114,7 @@ class Searching:
     def advance(self, batch: Batch, progress: Progress, done: float) -> dict[str, float]:
         """One step of weights and architecture on one batch."""
         search = self.search
-        self.lr, self.temperature = learning_rate(search, done), temperature(search.temperature, done)
+        self.lr, self.temperature = learning_rate(search, done, search.epochs), temperature(search.temperature, done)
         set_learning_rate(self.optimizer, self.lr)
         noise = gumbel((search.seed, progress.epoch, progress.step, STEP_NOISE), (len(batch.labels), *self.theta.shape))
         noisy = self.logits() + torch.as_tensor(noise, device=self.theta.device)

@@ -1,4 +1,7 @@
-"""Training batches in an order and with augmentations that depend on (seed, epoch, index) alone, prepared ahead in threads."""
+"""Training batches in an order and with augmentations that depend on (seed, epoch, index, stream) alone.
+
+They are prepared ahead in threads.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,8 @@ class Batches:
     workers: int = 2
     ahead: int = 3
     """Batches prepared while one is in use."""
+    stream: int = 0
+    """Tells apart sources of one seed: each stream has its own order and its own augmentations."""
 
     def __post_init__(self) -> None:
         if len(self.split) < self.size:
@@ -48,7 +53,7 @@ class Batches:
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of one epoch in order, from batch `first` on."""
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.split))
+        order = self._random(epoch).permutation(len(self.split))
         with ThreadPoolExecutor(self.workers) as pool:
 
             def submit(batch: int) -> list[Future[tuple[NDArray[np.uint8], NDArray[np.uint8]]]]:
@@ -76,7 +81,11 @@ class Batches:
 
     def _sample(self, epoch: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         sample = self.split[index]
-        return self.augment(sample.frame, sample.label, np.random.default_rng((self.seed, epoch, index)))
+        return self.augment(sample.frame, sample.label, self._random(epoch, index))
+
+    def _random(self, *place: int) -> np.random.Generator:
+        """Seeds without a stream are those of stream 0."""
+        return np.random.default_rng((self.seed, *place, *((self.stream,) if self.stream else ())))
 
 
 @dataclass(frozen=True)

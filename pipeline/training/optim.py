@@ -61,7 +61,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Ten
             yield f"{i}/{k}", v
 
 
-def learning_rate(learning: Learning, done: float, epochs: int = 1) -> float:
+def learning_rate(learning: Learning, done: float, epochs: int) -> float:
     """Learning rate when the share `done` (0 to 1) of the steps of `epochs` epochs has passed."""
     if done < learning.warmup:
         return learning.lr * (done + 1e-3) / (learning.warmup + 1e-3)

@@ -60,6 +60,11 @@ def test_impossible_budgets_are_refused(fields: dict[str, Any]) -> None:
         Derive(**fields)
 
 
+def test_a_budget_does_not_choose_a_pruned_teacher() -> None:
+    with pytest.raises(ValueError, match=r"^budget: 5\.0 goes without net pruned_teacher"):
+        Derive(budget=5.0, net="pruned_teacher")
+
+
 def test_without_search_or_arch_there_is_nothing_to_derive(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"derive\.arch: no architecture is named"):
         Derive()(Slot(tmp_path / "arch"))

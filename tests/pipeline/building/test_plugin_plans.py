@@ -128,7 +128,7 @@ def test_without_a_library_the_plan_is_native_and_the_message_says_what_makes_on
     made = auto(None)(model, Slot(tmp_path / "bundle"))
     note = made.sidecar["engines"][0]["plugins"]
     assert note["taken"] == []
-    assert "--plugin-library or EDGESMITH_PLUGINS" in note["why"]
+    assert "--plugin-library, EDGESMITH_PLUGINS or a recipe's build.plugin_library" in note["why"]
     assert "cmake -S" in note["why"]
 
 
@@ -180,7 +180,7 @@ def test_another_choice_on_the_device_takes_the_place_of_the_first(model: OnnxMo
 def test_a_bundle_whose_library_is_missing_or_changed_is_refused(model: OnnxModel, tmp_path: Path, fake_gpu: Any) -> None:
     fake_gpu.takes(native=10.0, EnlargeArgmax=8.0, ZoomedConv=9.0, EnlargeArgmax_and_ZoomedConv=7.0)
     made = auto(fake_gpu.library)(model, Slot(tmp_path / "bundle"))
-    ((key, record),) = Bundle.open(made.path).engines.items()
+    (key,) = Bundle.open(made.path).engines
     library = made.path / "engines" / key / LIBRARY
     library.write_bytes(library.read_bytes() + b" ")
     with pytest.raises(ValueError, match=rf"{LIBRARY}: has \d+ bytes"):
@@ -188,11 +188,14 @@ def test_a_bundle_whose_library_is_missing_or_changed_is_refused(model: OnnxMode
     library.write_bytes(fake_gpu.plugin_library("1" * 64).read_bytes())
     with pytest.raises(RuntimeError, match="was built from other sources"):
         tensorrt.open_plan(library.parent)
+    library.write_bytes(b"no library")
+    with pytest.raises(RuntimeError, match="needs its library of plugins"):
+        tensorrt.open_plan(library.parent)
     library.unlink()
     from edgesmith.deploy.bundle import write_manifest
 
     write_manifest(made.path)
-    with pytest.raises(ValueError, match=f"plugins_digest is {record.plugins_digest}, and {LIBRARY} must lie beside it"):
+    with pytest.raises(ValueError, match=f"has a plugins_digest, but {LIBRARY} is missing beside it"):
         Bundle.open(made.path)
 
 

@@ -27,6 +27,17 @@ def test_the_halves_depend_on_the_seed_alone() -> None:
     assert halves(STREET, 3)[0].digest != halves(STREET, 4)[0].digest != STREET.digest
 
 
+def test_streams_of_one_seed_differ_in_order_and_augmentation_and_stream_0_is_as_without() -> None:
+    none, two = (Batches(STREET, Augment(), 2, seed=1, stream=stream) for stream in (0, 2))
+    order = np.random.default_rng((1, 3)).permutation(9)
+    expected = STREET[order[0]]
+    frame, _ = Augment()(expected.frame, expected.label, np.random.default_rng((1, 3, int(order[0]))))
+    assert np.array_equal(next(none.epoch(3)).frames[0], frame)
+    assert not np.array_equal(none._sample(3, 0)[0], two._sample(3, 0)[0])
+    whole = [Batches(STREET, lambda frame, label, random: (frame, label), 9, 1, stream=stream) for stream in (0, 2)]
+    assert not np.array_equal(*(next(batches.epoch(3)).frames for batches in whole))
+
+
 def test_pairs_are_the_batches_of_both_and_go_on_anywhere() -> None:
     one, other = (Batches(half, Augment(), 2, seed=1) for half in halves(STREET, 0))
     pairs = Pairs(Batches(one.split, Augment(), 1, seed=1), other)

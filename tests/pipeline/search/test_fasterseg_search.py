@@ -175,6 +175,8 @@ def test_searches_begin_with_the_pretraining_of_another_and_are_then_alike(resul
         dataclasses.replace(TINY, pretrained=str(again.path)).open_pretrained()
     with pytest.raises(FileNotFoundError, match=r"search.pretrained: .* is not a folder"):
         dataclasses.replace(TINY, pretrained=str(tmp_path / "nowhere")).require_startable()
+    with pytest.raises(ValueError, match=r"search.pretrained: .* has seed 0, this search 1; .* give both one seed"):
+        dataclasses.replace(shared, seed=1).require_startable()
     other = dataclasses.replace(shared, space=dataclasses.replace(TINY_SPACE, operators=("conv", "zoomed_conv_x2")))
     with pytest.raises(ValueError, match=PRETRAINED):
         other(Slot(tmp_path / "another", "other"))
@@ -207,6 +209,26 @@ def test_the_two_halves_are_disjoint_and_pretraining_sees_only_the_weights_one(
     assert pretraining == weights
     assert not set(weights) & set(architecture)
     assert sorted(weights + architecture) == list(range(9))
+
+
+def test_frames_and_crops_of_no_phase_or_half_are_those_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources: list[Batches] = []
+    original = fasterseg_loop.run_epochs
+
+    def noting(learner: Any, batches: Any, *rest: Any) -> Any:
+        sources.extend((batches.one, batches.other) if isinstance(learner, Alternation) else (batches,))
+        return original(learner, batches, *rest)
+
+    monkeypatch.setattr(fasterseg_loop, "run_epochs", noting)
+    with pytest.raises(KeyboardInterrupt):
+        TINY(Slot(tmp_path / "out", "key", log=stopping_at("step", 5)))
+    pretraining, weights, architecture = sources
+    first, later = (next(source.epoch(0)) for source in (pretraining, weights))
+    assert not np.array_equal(first.frames, later.frames)
+    # The same frames through each: what is random about them differs.
+    same = [dataclasses.replace(source, split=weights.split) for source in (pretraining, weights, architecture)]
+    for one, other in itertools.combinations(same, 2):
+        assert not any(np.array_equal(one._sample(0, i)[0], other._sample(0, i)[0]) for i in range(len(weights.split)))
 
 
 def test_an_evaluation_that_fails_is_recorded_and_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,6 +299,7 @@ def test_the_key_holds_the_splits_and_what_was_pretrained_not_where_it_lies(resu
         {"fps_band": (175.0, 155.0)},
         {"fps_band": (10.0, 20.0)},
         {"space": Space(layers=4)},
+        {"space": Space(layers=3, branches=1)},
         {"checkpoint_seconds": 0.0},
     ],
 )
@@ -302,6 +325,13 @@ def test_a_search_needs_something_to_do() -> None:
 def test_what_would_stop_a_search_later_is_found_before_it_starts() -> None:
     with pytest.raises(ValueError, match=r"search.alternate.batch: 5 frames a step, but half the train split has only 4"):
         dataclasses.replace(TINY, alternate=dataclasses.replace(TINY.alternate, batch=5)).require_startable()
+    never = dataclasses.replace(TINY.alternate, epochs=0, batch=5)  # the run makes its batches all the same
+    with pytest.raises(ValueError, match=r"search.alternate.batch: 5 frames a step"):
+        dataclasses.replace(TINY, alternate=never).require_startable()
+    with pytest.raises(ValueError, match=r"search.pretrain.batch: 5 frames a step"):
+        dataclasses.replace(TINY, pretrain=never).require_startable()
+    with pytest.raises(FileNotFoundError, match=r"search.pretrained"):  # a pretraining that is not done may have any batch
+        dataclasses.replace(TINY, pretrain=never, pretrained="nowhere").require_startable()
     with pytest.raises(ValueError, match="edgesmith table measure"):
         dataclasses.replace(TINY, resource="latency")
     one_width = dataclasses.replace(TINY, space=dataclasses.replace(TINY_SPACE, ratios=(1,)), latency_weights="table")
@@ -431,6 +461,25 @@ def test_networks_are_evaluated_with_the_supernets_weights_which_stay_as_they_ar
         scores[name] = [row["val_miou"] for row in rows]
     assert scores["own"] != scores["gathered"]
     assert all(torch.equal(v, before[k]) for k, v in s.supernet.state_dict().items())
+
+
+def test_a_score_on_record_is_that_of_the_same_network_only(tmp_path: Path) -> None:
+    s = searching(teacher=False)
+    evaluation = PathEvaluation(s.placement, (), open_split(STREET, "val"), [0], (64, 96))
+    scored: list[str] = []
+
+    def log(event: str, **fields: Any) -> None:
+        if event == "job":
+            scored.append(next(iter(networks.derived())).arch.digest)
+
+    networks = Networks(s, evaluation, tmp_path / "networks.json", Slot(tmp_path, log=log))
+    networks.evaluated(1)
+    networks.evaluated(1)
+    assert len(scored) == 1
+    for table in s.relaxed["student"].alpha:
+        table.data[:, 2] = 5.0
+    networks.evaluated(1)
+    assert len(set(scored)) == 2
 
 
 def test_frames_are_filled_up_to_multiples_of_32_with_void() -> None:

@@ -266,6 +266,15 @@ def test_path_takes_the_layers_that_its_cells_come_from() -> None:
     models.build(arch, TASK).load_state_dict(state, strict=False)
 
 
+def test_cells_that_branches_share_come_from_the_first_branchs_layers() -> None:
+    supernet, _ = both()
+    first, last = Cell("conv", 16), Cell("conv_x2", 8)
+    arch = FasterSeg("a", 1, ((first, Cell("conv", 16, 2), Cell("conv", 16)), (first, last)), 1, 1)
+    state = supernet.path_state(arch, "student", [(1, 2, 4), (0, 4)])
+    kernel = supernet.cells[0][1].keep["conv"].layers[0]  # type: ignore[index, union-attr]
+    assert torch.equal(state["shared.0.0.weight"], kernel.weights[0][:16, :8])
+
+
 def test_sizes_and_spaces_that_do_not_fit_are_refused() -> None:
     supernet, _ = both()
     with pytest.raises(ValueError, match="48x64; needs multiples of 32"):

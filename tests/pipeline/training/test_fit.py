@@ -198,12 +198,12 @@ def test_a_batch_larger_than_the_split_is_refused() -> None:
 )
 def test_schedules(change: dict[str, Any], expected: list[float]) -> None:
     train = dataclasses.replace(TINY, lr=1.0, **change)
-    assert [learning_rate(train, x) for x in (0.0, 0.5, 1.0)] == pytest.approx(expected)
+    assert [learning_rate(train, x, train.epochs) for x in (0.0, 0.5, 1.0)] == pytest.approx(expected)
 
 
 def test_warm_up_rises_to_the_peak() -> None:
     train = dataclasses.replace(TINY, lr=1.0, warmup=0.2, schedule="cosine")
-    rates = [learning_rate(train, x) for x in (0.0, 0.1, 0.2, 1.0)]
+    rates = [learning_rate(train, x, train.epochs) for x in (0.0, 0.1, 0.2, 1.0)]
     assert rates[0] < rates[1] < rates[2] == pytest.approx(1.0)
     assert rates[3] == pytest.approx(0.0)
 
