@@ -188,6 +188,7 @@ def test_a_bundle_whose_library_is_missing_or_changed_is_refused(model: OnnxMode
     library.write_bytes(fake_gpu.plugin_library("1" * 64).read_bytes())
     with pytest.raises(RuntimeError, match="was built from other sources"):
         tensorrt.open_plan(library.parent)
+    library.unlink()  # a new file: the one that was loaded stays as it is
     library.write_bytes(b"no library")
     with pytest.raises(RuntimeError, match="needs its library of plugins"):
         tensorrt.open_plan(library.parent)
