@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -188,10 +189,11 @@ def test_a_bundle_whose_library_is_missing_or_changed_is_refused(model: OnnxMode
     library.write_bytes(fake_gpu.plugin_library("1" * 64).read_bytes())
     with pytest.raises(RuntimeError, match="was built from other sources"):
         tensorrt.open_plan(library.parent)
-    library.unlink()  # a new file: the one that was loaded stays as it is
-    library.write_bytes(b"no library")
+    other = tmp_path / "other"  # elsewhere: what was loaded under a path stays loaded
+    shutil.copytree(library.parent, other)
+    (other / LIBRARY).write_bytes(b"no library")
     with pytest.raises(RuntimeError, match="needs its library of plugins"):
-        tensorrt.open_plan(library.parent)
+        tensorrt.open_plan(other)
     library.unlink()
     from edgesmith.deploy.bundle import write_manifest
 
