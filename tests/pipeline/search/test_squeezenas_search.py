@@ -184,7 +184,7 @@ def test_an_evaluation_that_fails_is_recorded_and_stops_no_other(tmp_path: Path,
 def test_a_loss_that_is_not_finite_stops_with_step_checkpoint_and_advice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(squeezenas_loop, "learning_rate", lambda search, done: 1e-3 if done < 0.4 else 1e18)
+    monkeypatch.setattr(squeezenas_loop, "learning_rate", lambda search, done, epochs: 1e-3 if done < 0.4 else 1e18)
     with pytest.raises(FloatingPointError, match=r"epoch 2, step \d of 3; the last good checkpoint is .*Lower search.lr"):
         TINY(Slot(tmp_path / "out", "key", tmp_path / "scratch"))
     assert not (tmp_path / "out").exists()

@@ -119,12 +119,6 @@ def test_the_key_follows_the_content_of_the_teacher_and_the_settings_not_the_pla
     assert key(again.path) != first
 
 
-def test_a_training_without_a_teacher_keeps_the_key_that_it_had_before_there_were_any() -> None:
-    assert "distil" not in str(TINY.environment)
-    fields = {f.name for f in dataclasses.fields(Train) if f.metadata.get("identity", True)}
-    assert "distil" not in fields
-
-
 def test_a_teacher_that_cannot_teach_is_refused(teacher: Weights, arch: Architecture, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"distil\.weights: no teacher is named"):
         dataclasses.replace(TINY, distil=Distil())(arch, Slot(tmp_path / "w"))
