@@ -1,7 +1,7 @@
 # One .venv serves every target. `make run` and `make test` install what they need first.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-.PHONY: run test test-slow test-gpu check bench dev wheel study-camvid study-squeezenas study-precision plugins gpu clean
+.PHONY: run test test-slow test-gpu check bench dev wheel study-camvid study-squeezenas study-fasterseg study-precision plugins gpu clean
 
 run: dev
 	$(BIN)/edgesmith run street --out runs/street
@@ -37,6 +37,11 @@ study-camvid: dev
 
 study-squeezenas: dev
 	$(BIN)/python bench/study_squeezenas.py
+	$(BIN)/python bench/tables.py
+
+# Stops where a job reaches its limit of minutes: called again it goes on.
+study-fasterseg: dev
+	$(BIN)/python bench/study_fasterseg.py
 	$(BIN)/python bench/tables.py
 
 # Compiles the CUDA kernels for every architecture that the toolkit knows; with TENSORRT_INCLUDE also TensorRT's library.

@@ -11,7 +11,6 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +21,11 @@ import numpy as np
 from edgesmith import models
 from edgesmith.bench import study
 from edgesmith.bench.study import Job
+from edgesmith.bench.whole_networks import WholeNetworks, against_table
 from edgesmith.calibration.table import Table
-from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, SessionOptions
-from edgesmith.deploy.files import read_json, write_bytes, write_json
+from edgesmith.deploy.files import read_json, write_json
 from edgesmith.models.arch import Arch, Segmentation, SqueezeNas
 from edgesmith.models.cost import macs, params
-from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD
 from edgesmith.pipeline.artifacts import Architecture, SearchResult, Weights
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
@@ -38,6 +36,7 @@ from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
 from edgesmith.pipeline.search.squeezenas_space import NAMES, space
 from edgesmith.pipeline.stage import Pipeline
 from edgesmith.pipeline.train import Train
+from edgesmith.pipeline.training.optim import Optim
 
 RESULTS = Path("docs/measurements/squeezenas.json")
 FOLDER = Path("runs/study-squeezenas")
@@ -46,6 +45,7 @@ HW = (360, 480)
 TASK = Segmentation(11)
 THREADS = 1
 """Of every engine that is timed: with two, one and the same graph was seen to switch between two speeds on a shared host."""
+WHOLE = WholeNetworks(FOLDER / "graphs", TASK, HW, THREADS)
 DATA = Data("camvid")
 MAC_BUDGET = 0.25
 """GMACs of the MAC-aware search: about those of the published MAC-S at this size."""
@@ -73,10 +73,7 @@ SEARCH = SqueezeNasSearch(
     epochs=14,
     batch=8,
     augment=Augment(crop_hw=(144, 192), scale=(0.3, 0.7)),
-    lr=0.1,
-    warmup=0.05,
-    weight_decay=1e-4,
-    grad_clip=5.0,
+    optim=Optim(lr=0.1, warmup=0.05, weight_decay=1e-4, grad_clip=5.0),
     samples=48,
     val_frames=34,
 )
@@ -85,10 +82,8 @@ TRAIN = Train(
     epochs=28,
     batch=8,
     augment=Augment(crop_hw=(240, 320), scale=(0.5, 1.4)),
-    lr=0.05,
-    warmup=0.05,
+    optim=Optim(lr=0.05, warmup=0.05, weight_decay=1e-4),
     ema=0.996,
-    weight_decay=1e-4,
     val_every=28,
     keep="last",
 )
@@ -206,42 +201,25 @@ def random_choices(count: int, seed: int) -> list[tuple[int, ...]]:
 
 def export_random() -> dict[str, Any]:
     archs = [space("small").arch(c, f"network {i}") for i, c in enumerate(random_choices(NETWORKS, 1))]
-    return {"graphs": [export(arch).name for arch in archs]}
+    return {"graphs": [WHOLE.export(arch).name for arch in archs]}
 
 
 def time_random() -> dict[str, Any]:
     """Random whole networks against the table: correlation and error, before and after one scale and offset."""
     archs = [space("small").arch(c, f"network {i}") for i, c in enumerate(random_choices(NETWORKS, 1))]
     table = Table.read(TABLE)
-    summed = np.array([table.total(a, TASK).latency_ms for a in archs])
-    measured = np.array([m["median_ms"] for m in times(archs)])
-    scale, offset = np.polyfit(summed[:FITTED], measured[:FITTED], 1)
-    tested, truth = summed[FITTED:], measured[FITTED:]
-    return {
-        "table_ms": summed.tolist(),
-        "measured_ms": measured.tolist(),
-        "scale": float(scale),
-        "offset_ms": float(offset),
-        "correlation": float(np.corrcoef(tested, truth)[0, 1]),
-        "error_before": error(tested, truth),
-        "error_after": error(scale * tested + offset, truth),
-    }
-
-
-def error(predicted: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Relative error: mean of its size, bias, and largest."""
-    relative = (predicted - truth) / truth
-    return {"mean": float(abs(relative).mean()), "bias": float(relative.mean()), "largest": float(abs(relative).max())}
+    summed = [table.total(a, TASK).latency_ms for a in archs]
+    return against_table(summed, [m["median_ms"] for m in WHOLE.times(archs)], FITTED)
 
 
 def time_mac_found() -> dict[str, Any]:
     """The budget of the latency-aware search, and three random networks that come within 3 % of it."""
     arch, fit, table = found("search for MACs"), row_of("time random networks"), Table.read(TABLE)
-    budget = times([arch])[0]
+    budget = WHOLE.times([arch])[0]
     goal = (budget["median_ms"] - fit["offset_ms"]) / fit["scale"]
     pool = (space("small").arch(c, "random") for c in random_choices(20_000, 2))
     near = list(itertools.islice((a for a in pool if abs(table.total(a, TASK).latency_ms / goal - 1) <= CLOSE / 2), 8))
-    taken = times([arch, *near])
+    taken = WHOLE.times([arch, *near])
     ratio = [t["median_ms"] / taken[0]["median_ms"] for t in taken[1:]]
     order = sorted(range(len(near)), key=lambda i: (max(0.0, abs(ratio[i] - 1) - CLOSE), i))[: len(RANDOM)]
     return {
@@ -271,12 +249,12 @@ def five() -> dict[str, Arch]:
 
 
 def export_five() -> dict[str, Any]:
-    return {"graphs": [export(arch).name for arch in five().values()]}
+    return {"graphs": [WHOLE.export(arch).name for arch in five().values()]}
 
 
 def time_five() -> dict[str, Any]:
     table, archs = Table.read(TABLE), five()
-    taken = times(list(archs.values()))
+    taken = WHOLE.times(list(archs.values()))
     return {
         "networks": {
             name: {
@@ -289,54 +267,6 @@ def time_five() -> dict[str, Any]:
             for (name, arch), took in zip(archs.items(), taken, strict=True)
         }
     }
-
-
-def export(arch: Arch) -> Path:
-    """The graph of `arch` from frame to labels, with initial weights: latency does not depend on what they are."""
-    from torch import Tensor, nn
-
-    from edgesmith.pipeline.export import enlargement, module_graph
-    from edgesmith.pipeline.graphs import graph
-
-    class LowLogits(nn.Module):
-        def __init__(self, network: nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, x: Tensor) -> Any:
-            return self.network.low_logits(x)  # type: ignore[operator]
-
-    path = FOLDER / "graphs" / f"{arch.digest[:16]}.onnx"
-    if not path.is_file():
-        network = module_graph(LowLogits(models.build(arch, TASK)), ((3, *HW),))
-        enlarged = enlargement(graph.low_hw(network), HW, HW, True)
-        whole = graph.assemble(
-            network, frame_hw=HW, colour_order="bgr", mean=IMAGENET_MEAN, std=IMAGENET_STD, enlargement=enlarged
-        )
-        write_bytes(path, graph.cleaned(whole.model).SerializeToString(deterministic=True))
-    return path
-
-
-def times(archs: Sequence[Arch], rounds: int = 15, repeats: int = 10) -> list[dict[str, float]]:
-    """Latency of each network: the median of rounds in which every one was timed in turn, in a new session, and its error."""
-    graphs = [export(arch) for arch in archs]
-    frame = np.random.default_rng(0).integers(0, 256, (*HW, 3), np.uint8)
-    taken: list[list[float]] = [[] for _ in graphs]
-    for _ in range(rounds):
-        for path, row in zip(graphs, taken, strict=True):
-            with OnnxRuntimeEngine(path, HW, options=SessionOptions(THREADS)) as engine:
-                for _ in range(3):
-                    engine.infer(frame)
-                runs = []
-                for _ in range(repeats):
-                    start = time.perf_counter()
-                    engine.infer(frame)
-                    runs.append(1e3 * (time.perf_counter() - start))
-                row.append(statistics.median(runs))
-    middles = [statistics.median(row) for row in taken]
-    spreads = [statistics.median(abs(t - m) for t in row) for row, m in zip(taken, middles, strict=True)]
-    # Standard error of a median: 1.2533 standard deviations / sqrt(n), the deviation being 1.4826 of the median deviation.
-    return [{"median_ms": m, "error_ms": 1.2533 * 1.4826 * s / rounds**0.5} for m, s in zip(middles, spreads, strict=True)]
 
 
 # Training

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgesmith.bench import tables_fasterseg
+from edgesmith.bench.markdown import NOT_RUN, against_table, markdown
 from edgesmith.deploy.files import read_json, write_text
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -20,15 +22,16 @@ DOCS = Path(__file__).parents[1] / "docs"
 def main() -> None:
     page = DOCS / "measurements.md"
     old = page.read_text()
-    new = re.sub(
-        r"(<!-- table (\S+) -->\n).*?(<!-- end -->)",
-        lambda m: m[1] + TABLES[m[2]](read_json(DOCS / "measurements" / f"{m[2].partition('-')[0]}.json")) + m[3],
-        old,
-        flags=re.DOTALL,
-    )
+    new = re.sub(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", lambda m: m[1] + made(m[2]) + m[3], old, flags=re.DOTALL)
     if "--check" in sys.argv:
         sys.exit(0 if new == old else "docs/measurements.md is not what its JSON files say; run python bench/tables.py")
     write_text(page, new)
+
+
+def made(name: str) -> str:
+    """The table called `name`, of what its file holds."""
+    record = DOCS / "measurements" / f"{name.partition('-')[0]}.json"
+    return TABLES[name](read_json(record)) if record.is_file() else f"{NOT_RUN}\n"
 
 
 def camvid(rows: list[dict[str, Any]], network: str | None = None) -> str:
@@ -216,14 +219,7 @@ def squeezenas_removal(rows: list[dict[str, Any]]) -> str:
 
 
 def squeezenas_table(rows: list[dict[str, Any]]) -> str:
-    r = next((r for r in rows if r["job"] == "time random networks"), None)
-    if r is None:
-        return "not run\n"
-    lines = [
-        [when, f"{r['correlation']:.4f}", *(f"{100 * r[key][k]:.1f} %" for k in ("mean", "bias", "largest"))]
-        for when, key in (("as summed", "error_before"), (f"{r['scale']:.3f} x + {r['offset_ms']:.2f} ms", "error_after"))
-    ]
-    return markdown(["table against measured", "correlation", "mean error", "bias", "largest error"], lines)
+    return against_table(next((r for r in rows if r["job"] == "time random networks"), None))
 
 
 def zoo_precision(rows: list[dict[str, Any]]) -> str:
@@ -311,11 +307,6 @@ def sides(row: dict[str, Any] | None) -> list[str]:
     return [*plain, *fast, faster, f"{row['smaller']:.2f}"]
 
 
-def markdown(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
-    return "".join("| " + " | ".join(row) + " |\n" for row in lines)
-
-
 TABLES: dict[str, Callable[[Any], str]] = {
     "camvid": camvid,
     "camvid-classes": camvid_classes,
@@ -333,6 +324,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "precision-imported": precision_imported,
     "operators": operators,
     "zoo_precision": zoo_precision,
+    **tables_fasterseg.TABLES,
 }
 
 if __name__ == "__main__":

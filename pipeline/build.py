@@ -18,7 +18,7 @@ from edgesmith.deploy.engines import BACKENDS, Backend
 from edgesmith.deploy.engines.gpu import current_gpu
 from edgesmith.deploy.engines.tensorrt import RTX_COMPUTE_CAPABILITIES
 from edgesmith.deploy.engines.tensorrt_options import DEFAULTS, PlanOptions
-from edgesmith.deploy.files import payload_files, read_json, sha256_file, write_bytes, write_json
+from edgesmith.deploy.files import payload_files, sha256_file, write_bytes, write_json
 from edgesmith.deploy.plugins import our_library
 from edgesmith.pipeline.artifacts import SIDECAR, BundleFolder, OnnxModel, Slot, content_digest
 
@@ -54,12 +54,12 @@ class Build:
     weights: str | None = field(default=None, metadata={"identity": False})
     """Weights folder that the graph was exported from; torch_tensorrt compiles these, and only it reads them."""
     timeout_s: float = field(default=1200.0, metadata={"identity": False})
-    """Seconds after which building one plan is given up."""
+    """Seconds after which building one plan, or timing those with plugins, is given up."""
     plugins: Plugins = "none"
     """auto takes operators of `deploy.plugins` where they were measured to be faster on this machine, none takes none."""
     plugin_library: str | None = field(default=None, metadata={"identity": False})
     """The plugins' library for TensorRT, compiled on this machine (see deploy/plugins/CMakeLists.txt); only auto reads it."""
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
         problems = []
@@ -132,19 +132,19 @@ class Build:
         `source` is the folder to name where its graph is refused. What is worth a note of each engine comes back. Raises as
         calling the stage does.
         """
-        precisions = {backend: self._precision(backend, folder, source, log) for backend in self.backends}
-        notes = [self._add_engine(backend, p, folder, source, log) for backend, p in precisions.items()]
+        chosen = {backend: self._precision(backend, folder, source, log) for backend in self.backends}
+        notes = [{**self._add_engine(b, p, folder, source, log), **why} for b, (p, why) in chosen.items()]
         write_manifest(folder)
-        if "onnxruntime" in precisions:
-            note = notes[self.backends.index("onnxruntime")]
-            note |= _try_golden(folder, source, precisions["onnxruntime"], note["key"], log)
+        if "onnxruntime" in chosen:
+            note, (precision, _) = notes[self.backends.index("onnxruntime")], chosen["onnxruntime"]
+            note |= _try_golden(folder, source, precision, note["key"], log)
         return notes
 
-    def _precision(self, backend: Backend, folder: Path, source: Path, log: Log) -> str:
-        """The precision to build, chosen by measurement where that is asked for; its graph lies in `folder` then."""
+    def _precision(self, backend: Backend, folder: Path, source: Path, log: Log) -> tuple[str, dict[str, Any]]:
+        """The precision to build, and a note of why where that was measured; its graph lies in `folder` then."""
         if self.precision != "best":
             write_graph(folder, self.precision, source)
-            return self.precision
+            return self.precision, {}
         from .building.best import choose
 
         candidates = ["fp32", "fp16", *(["int8"] if (folder / bundles.CALIBRATION).is_file() else [])]
@@ -154,8 +154,7 @@ class Build:
             if precision != choice.precision:
                 (folder / graph_name(precision)).unlink()
         log("precision", backend=backend, chosen=choice.precision, why=choice.why)
-        _remember(folder, "best", {"backend": backend, "machine": platform.machine(), **choice._asdict()})
-        return choice.precision
+        return choice.precision, {"best": choice._asdict()}
 
     def _add_engine(self, backend: Backend, precision: str, folder: Path, source: Path, log: Log) -> dict[str, Any]:
         """Write engines/<key>/ below `folder`; what is worth a note in the sidecar comes back."""
@@ -174,8 +173,7 @@ class Build:
                 graph=graph_name(precision),
                 plugins=used,
             )
-            for older in (folder / "engines").glob(f"{ort.engine_key(precision)}*"):  # with these plugins or others
-                shutil.rmtree(older)
+            remove_engines(folder, ort.engine_key(precision))
             (folder / "engines" / record.key).mkdir(parents=True)
             for name, value in files.items():
                 write_json(folder / "engines" / record.key / name, value)
@@ -187,7 +185,6 @@ class Build:
         log("engine", key=record.key, **{k: v for k, v in notes.items() if k != "plugins"})
         if "plugins" in notes:
             log("plugins", backend=backend, **notes["plugins"])
-            _remember(folder, "plugins", {"engine": record.key, "machine": platform.machine(), **notes["plugins"]})
         return {"key": record.key, **notes}
 
     def _cpu_plugins(self, folder: Path, precision: str) -> tuple[str, dict[str, Any], tuple[str, ...], dict[str, Any]]:
@@ -238,10 +235,16 @@ def write_graph(folder: Path, precision: str, source: Path) -> bool:
     return True
 
 
-def _remember(folder: Path, what: str, choice: dict[str, Any]) -> None:
-    """Add a choice, and what it was made by, to the provenance: that stays with the bundle."""
-    provenance = read_json(folder / "provenance.json")
-    write_json(folder / "provenance.json", {**provenance, what: [*provenance.get(what, []), choice]})
+def known_graph(folder: Path, source: Path, precision: str) -> Path:
+    """The graph's file, where possible in the folder that the user knows it by."""
+    known = source / graph_name(precision)
+    return known if known.is_file() else folder / graph_name(precision)
+
+
+def remove_engines(folder: Path, key: str) -> None:
+    """Remove from the bundle at `folder` the engines of this key, with whatever plugins: one of them is to be put there."""
+    for older in (folder / "engines").glob(f"{key}*"):
+        shutil.rmtree(older)
 
 
 def _copy(model: OnnxModel, folder: Path) -> None:
@@ -256,10 +259,8 @@ def _try_golden(folder: Path, source: Path, precision: str, key: str, log: Log) 
     """Run the bundle's golden frames. Raises RuntimeError when the engine's labels are not torch's."""
     from edgesmith.deploy.engines import open_engine
 
-    from .building.plan import named
-
     bundle = Bundle.open(folder)
-    graph = named(folder, source, precision)
+    graph = known_graph(folder, source, precision)
     with open_engine("onnxruntime", graph, folder / "engines" / key, bundle.meta.frame_hw, precision) as engine:
         golden = check_golden(bundle, engine)
     if not golden.passed:

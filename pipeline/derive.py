@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, overload
@@ -12,7 +12,7 @@ from edgesmith.deploy.files import read_json, sha256_json, write_json
 from edgesmith.models.arch import Arch
 
 from .artifacts import Architecture, SearchResult, Slot
-from .search.fasterseg_derive import Target, choose_scales, derive, pruned
+from .search.fasterseg_derive import OUTCOMES, Outcome, Target, choose_scales, derived
 from .search.fasterseg_space import read_logits
 from .search.pareto import choose
 from .search.squeezenas_space import NAMES, space
@@ -27,14 +27,14 @@ class Derive:
     budget: float | None = None
     """Of a search: the most that the whole network may cost, in the search's unit. The best val mIoU within is chosen, of
     FasterSeg the set of branches with the best target within; null: the best of all."""
-    net: Literal["student", "teacher", "pruned_teacher"] = "student"
+    net: Outcome = "student"
     """Which network of a FasterSeg search. pruned_teacher is the teacher at the smallest expansion ratio."""
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.budget is not None and (self.budget <= 0 or self.arch is not None):
             raise ValueError(f"budget: {self.budget} " + ("is not above 0" if self.arch is None else "goes without arch"))
-        if self.net not in ("student", "teacher", "pruned_teacher") or (self.net != "student" and self.arch is not None):
+        if self.net not in OUTCOMES or (self.net != "student" and self.arch is not None):
             raise ValueError(f"net: {self.net!r} " + ("is not known" if self.arch is None else "goes without arch"))
         if self.net == "pruned_teacher" and self.budget is not None:
             raise ValueError(
@@ -111,10 +111,7 @@ class Derive:
             scales = choose_scales(found.candidates(source), target, self.budget)
         except ValueError as e:
             raise ValueError(f"derive.{e}") from None
-        arch = derive(found.space, found.logits[source], source, scales)
-        if self.net == "pruned_teacher":
-            arch = pruned(arch, found.space)
-        return replace(arch, name=f"fasterseg-{self.net.replace('_', '-')}-{arch.digest[:8]}")
+        return derived(found, self.net, scales)
 
 
 def read_architecture(artifact: Architecture) -> Arch:

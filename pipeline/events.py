@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-SCALARS = ("loss", "lr", "val_miou", "pixel_loss", "cost", "temperature", "entropy", "alive", "latency", "lambda")
+SCALARS = (
+    *("loss", "lr", "val_miou", "pixel_loss", "arch_loss", "arch_pixel_loss"),
+    *("cost", "temperature", "entropy", "alive", "latency", "lambda"),
+)
 """Numbers of steps and epochs that TensorBoard shows."""
 LIVE = ("step", "progress", "job")
 """Events that move a bar instead of making a line."""

@@ -82,7 +82,7 @@ class Export:
         model = read_model(weights.path)
         module = models.load(weights.path)
         slot.log("export", frame_hw=self.frame_hw, input_hw=self.network_hw, colour_order=self.colour_order)
-        network = _network_graph(module, self.network_hw)
+        network = network_graph(module, self.network_hw)
         low_hw = graph.low_hw(network)
         align_corners = bool(module.enlarge_align_corners)
         assembled = graph.assemble(
@@ -139,7 +139,7 @@ class Export:
         }
 
 
-def _network_graph(module: nn.Module, input_hw: tuple[int, int]) -> ModelProto:
+def network_graph(module: nn.Module, input_hw: tuple[int, int]) -> ModelProto:
     """The network alone, normalised RGB (1, 3, h, w) -> logits before the last enlargement, simplified."""
     from torch import nn
 

@@ -16,6 +16,7 @@ from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, read_mode
 from .artifacts import Architecture, Slot, Weights
 from .data.augment import Augment
 from .data.spec import Data, splits_digest
+from .training.optim import Optim
 
 
 @dataclass(frozen=True)
@@ -151,30 +152,10 @@ class Train:
     """log: 1 / log(1.02 + share of the class in the train split), scaled to mean 1."""
     aux_weight: float = 0.0
     """Weight of each auxiliary loss of the network (0: none)."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """With momentum, or AdamW with its usual betas."""
-    lr: float = 0.05
-    """Peak learning rate."""
-    head_lr_factor: float = 1.0
-    """The classifiers learn at lr times this."""
-    momentum: float = 0.9
-    """Of SGD."""
-    weight_decay: float = 1e-5
-    """Not applied to batch norms and biases."""
-    schedule: Literal["poly", "cosine", "step", "exponential"] = "poly"
-    """How the learning rate falls."""
-    power: float = 0.9
-    """Exponent of the poly schedule."""
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    """Where in the training (0 to 1) the step schedule divides the learning rate by 10."""
-    decay: float = 0.99
-    """Factor that the exponential schedule applies after each epoch."""
-    warmup: float = 0.0
-    """Share of the training over which the learning rate rises linearly from 0."""
+    optim: Optim = field(default_factory=Optim)
+    """Optimizer, and the course of its learning rate over the training."""
     ema: float | None = None
     """Decay a step of the moving average of the weights that is validated and kept; null to keep the weights themselves."""
-    grad_clip: float | None = None
-    """Largest norm of the gradient; null for no limit."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA; fp32 on CPU, where depthwise networks train no faster in bf16 (docs/measurements.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -192,21 +173,11 @@ class Train:
     def __post_init__(self) -> None:
         limits: list[tuple[bool, str, str]] = [
             *((getattr(self, n) >= 1, n, "is not at least 1") for n in ("epochs", "batch", "val_every")),
-            *((getattr(self, n) > 0, n, "is not above 0") for n in ("lr", "head_lr_factor", "power", "checkpoint_seconds")),
-            *((getattr(self, n) >= 0, n, "is below 0") for n in ("weight_decay", "aux_weight", "seed")),
-            *(
-                (0 <= getattr(self, n) <= 1, n, "is not between 0 and 1")
-                for n in ("ohem_threshold", "ohem_min_kept", "momentum", "warmup")
-            ),
+            (self.checkpoint_seconds > 0, "checkpoint_seconds", "is not above 0"),
+            *((getattr(self, n) >= 0, n, "is below 0") for n in ("aux_weight", "seed")),
+            *((0 <= getattr(self, n) <= 1, n, "is not between 0 and 1") for n in ("ohem_threshold", "ohem_min_kept")),
             (self.ema is None or 0 < self.ema < 1, "ema", "is not between 0 and 1"),
-            (0 < self.decay <= 1, "decay", "is not above 0 and at most 1"),
-            (self.grad_clip is None or self.grad_clip > 0, "grad_clip", "is not above 0"),
             (self.input_hw is None or min(self.input_hw) >= 64, "input_hw", "is below 64x64"),
-            (
-                list(self.milestones) == sorted(self.milestones) and all(0 < m < 1 for m in self.milestones),
-                "milestones",
-                "are not rising numbers between 0 and 1",
-            ),
         ]
         if problems := [f"{name}: {getattr(self, name)} {what}" for good, name, what in limits if not good]:
             raise ValueError("\n".join(problems))

@@ -164,12 +164,7 @@ def _union(node: Node, hints: tuple[Any, ...], key: str, problems: list[str]) ->
     best: list[str] | None = None
     fitting = [h for h in hints if _takes(h, node)]
     if isinstance(node, Map) and (tagged := tag(fitting)) is not None:
-        name, kinds = tagged
-        where, word = node.entries.get(name, (node.where, Scalar(node.where, next(iter(kinds)), True)))
-        word = _convert(_at(word, where), Literal[tuple(kinds)], f"{key}.{name}", problems)
-        if isinstance(word, _Bad):
-            return _BAD
-        fitting = [kinds[word]]
+        return _tagged(node, *tagged, key, problems)
     for hint in sorted(fitting, key=lambda h: order.get(h, 3) if isinstance(h, type) else 3):
         found: list[str] = []
         value = _convert(node, hint, key, found)
@@ -180,6 +175,27 @@ def _union(node: Node, hints: tuple[Any, ...], key: str, problems: list[str]) ->
     if best is None or (len(fitting) > 1 and isinstance(node, Scalar)):
         best = [f"{node.where}: {key} = {describe(node)}: needs {' or '.join(_needs(h) for h in hints)}"]
     problems.extend(best)
+    return _BAD
+
+
+def _tagged(node: Map, name: str, kinds: dict[str, type[Any]], key: str, problems: list[str]) -> Any:
+    """`node` as that one of `kinds` whose word stands under `name`: as the first, where there is none."""
+    first = next(iter(kinds))
+    # Where the word is wrong or missing, the one that knows most keys is probably meant: its other problems are told too.
+    meant = max(kinds, key=lambda word: sum(k in _keys(kinds[word]) for k in node.entries))
+    if name in node.entries:
+        where, given = node.entries[name]
+        word = _convert(_at(given, where), Literal[tuple(kinds)], f"{key}.{name}", problems)
+        if not isinstance(word, _Bad):
+            return _dataclass(node, kinds[word], key, problems)
+    elif meant == first:
+        return _dataclass(node, kinds[first], key, problems)
+    else:
+        theirs = [k for k in node.entries if k in _keys(kinds[meant]) and k not in _keys(kinds[first])]
+        belong = "is a field" if len(theirs) == 1 else "are fields"
+        problems.append(f"{node.where}: {key}: {', '.join(theirs)} {belong} of {name} {meant}; add `{name}: {meant}`")
+    others = {k: entry for k, entry in node.entries.items() if k != name}
+    _dataclass(Map(node.where, others), kinds[meant], key, problems)
     return _BAD
 
 

@@ -30,7 +30,7 @@ derive: {arch: "zoo:squeezenas-lat-small"}
 train:
   epochs: 2
   batch: 4
-  lr: 0.02
+  optim: {lr: 0.02}
   ema: 0.9
   device: cpu
   checkpoint_seconds: 0.05

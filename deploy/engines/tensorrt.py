@@ -147,7 +147,7 @@ def build_plan(
             "plan": str(target),
             "compute_capability": "current" if gpu.name else gpu.compute_capability,
             "options": asdict(options),
-            "plugins": _named(plugins),
+            "plugins": _to_send(plugins),
         }
         child = _Child(job, str(graph.resolve()), scratch)
         outcome = child.run(timeout_s, progress)
@@ -171,7 +171,7 @@ def inspect_plan(plan: Path, module: str, plugins: PluginLibrary | None = None, 
     """
     require_library(module)
     current_gpu()
-    job = {"do": "inspect", "module": module, "plan": str(plan.resolve()), "plugins": _named(plugins)}
+    job = {"do": "inspect", "module": module, "plan": str(plan.resolve()), "plugins": _to_send(plugins)}
     with tempfile.TemporaryDirectory(prefix=".plan.") as scratch:
         return normalised(_Child(job, str(plan), scratch).run(timeout_s, None)["said"])
 
@@ -197,7 +197,7 @@ def time_plans(
             "module": module,
             "plans": {name: str(path.resolve()) for name, path in plans.items()},
             "frames": str((Path(scratch) / "frames.npy").resolve()),
-            "plugins": _named(plugins),
+            "plugins": _to_send(plugins),
             "rounds": rounds,
         }
         said = _Child(job, " and ".join(plans), scratch).run(timeout_s, None)["said"]
@@ -211,8 +211,8 @@ def plan_plugins(folder: Path, record: EngineRecord) -> PluginLibrary | None:
     return PluginLibrary(folder / LIBRARY, record.plugins, record.plugins_digest)
 
 
-def _named(plugins: PluginLibrary | None) -> dict[str, Any] | None:
-    """For a child, which works elsewhere."""
+def _to_send(plugins: PluginLibrary | None) -> dict[str, Any] | None:
+    """The library as a job says it to a child, which works in another folder."""
     return None if plugins is None else {**plugins._asdict(), "path": str(plugins.path.resolve())}
 
 

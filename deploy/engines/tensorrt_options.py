@@ -77,7 +77,6 @@ SUPPORT: dict[str, dict[str, Support]] = {
         # Its parser even makes ours from the nodes, and ends the process when they join the network (seen with 1.7.1).
         "tensorrt_rtx": Support(NEVER, instead="TensorRT for RTX has no plugins"),
     },
-    "io_tensors_in_layer_json": {"tensorrt": Support((11,)), "tensorrt_rtx": Support(NEVER)},
 }
 """From the release notes and headers of 8.6, 10.3, 10.16, 11.0 and 11.1; TensorRT for RTX as seen with 1.7.1."""
 

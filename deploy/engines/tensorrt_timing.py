@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesmith.deploy.engines.cuda_driver import Stream
+from edgesmith.deploy.engines.turns import medians_ms
 
 BLOCK, WARM_UP = 10, 3
 
@@ -70,16 +71,15 @@ def measure(trt: ModuleType, runtime: Any, job: dict[str, Any], send: Callable[.
             labels = plan.labels()
             first = labels if first is None else first
             equal[name].append(float(np.mean(labels == first)))
-    blocks: dict[str, list[float]] = {name: [] for name in plans}
-    for _ in range(job["rounds"]):
-        for name, plan in plans.items():
-            times = []
-            for _ in range(WARM_UP + BLOCK):
-                stream.begin()
-                plan.enqueue()
-                times.append(stream.elapsed_ms())
-            blocks[name].append(statistics.median(times[WARM_UP:]))
+    send("doing", what="timing the plans", phase=False)
+    timed = medians_ms({name: partial(_timed, plan, stream) for name, plan in plans.items()}, job["rounds"], BLOCK, WARM_UP)
     return {
-        "median_ms": {name: round(statistics.median(b), 4) for name, b in blocks.items()},
+        "median_ms": {name: round(ms, 4) for name, ms in timed.items()},
         "agreement": {name: float(np.mean(e)) for name, e in equal.items()},
     }
+
+
+def _timed(plan: LoadedPlan, stream: Stream, number: int) -> float:
+    stream.begin()
+    plan.enqueue()
+    return stream.elapsed_ms()

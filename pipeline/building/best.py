@@ -6,8 +6,6 @@ it saves where few MACs stand between its edges. So nothing is assumed.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import NamedTuple
 
 from edgesmith.deploy.bundle import META, Meta, graph_name
 from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine
+from edgesmith.deploy.engines.turns import inference, medians_ms
 
 from .plugin_choice import golden_frames
 
@@ -34,26 +33,20 @@ class Choice(NamedTuple):
 def choose(folder: Path, precisions: Sequence[str], rounds: int = ROUNDS) -> Choice:
     """The fastest of `precisions`, the most exact first, on ONNX Runtime with the golden frames of graph folder `folder`.
 
-    Engines take turns, so that what disturbs the machine disturbs all of them. Raises ValueError without golden frames or
-    when a graph does not load.
+    Engines take turns, frame by frame. Raises ValueError without golden frames or when a graph does not load.
     """
     meta = Meta.read(folder / META)
     frames = golden_frames(folder, meta)
     if not frames:
         raise ValueError(f"{folder} has no golden frames to measure with; export the graph again")
-    times: dict[str, list[float]] = {p: [] for p in precisions}
     with ExitStack() as stack:
         engines = {
             p: stack.enter_context(OnnxRuntimeEngine(folder / graph_name(p), meta.frame_hw, precision=p)) for p in precisions
         }
         for engine in engines.values():
             engine.infer(frames[0])  # the first run allocates
-        for i in range(rounds):
-            for p, engine in engines.items():
-                start = time.perf_counter()
-                engine.infer(frames[i % len(frames)])
-                times[p].append(1000 * (time.perf_counter() - start))
-    return fastest({p: statistics.median(t) for p, t in times.items()}, rounds)
+        median_ms = medians_ms({p: inference(engine, frames) for p, engine in engines.items()}, rounds)
+    return fastest(median_ms, rounds)
 
 
 def fastest(median_ms: dict[str, float], rounds: int) -> Choice:

@@ -6,9 +6,9 @@ import contextlib
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgesmith.deploy.bundle import EngineRecord, graph_name
 from edgesmith.deploy.engines import Backend
@@ -17,14 +17,11 @@ from edgesmith.deploy.engines.gpu import Gpu
 from edgesmith.deploy.engines.tensorrt_options import version_number
 from edgesmith.deploy.files import sha256_file, write_json
 from edgesmith.deploy.plugins import LIBRARY, PluginLibrary
+from edgesmith.pipeline.build import Build, Log, installed_version, known_graph, remove_engines
 
 from .plugin_plans import Candidate, choose
 
-if TYPE_CHECKING:
-    from edgesmith.pipeline.build import Build
-
 LAYERS = "layers.json"
-Log = Callable[..., None]
 
 
 def add_plan(
@@ -57,39 +54,40 @@ def add_plan(
 
             built = build_torch_plan(Path(str(build.weights)), folder, plan, precision, build.plan)
         else:
-            graph = named(folder, source, precision)
+            graph = known_graph(folder, source, precision)
             with _explained(graph, backend):
                 built = plan_of(graph, plan, None)
         chosen = Candidate(plan, built)
         if build.plugins == "auto":
-            chosen, notes["plugins"] = choose(chosen, backend, precision, folder, build.plugin_library, plan_of, log)
-        record = _record(build, backend, precision, folder, chosen)
+            chosen, notes["plugins"] = choose(
+                chosen, backend, precision, folder, build.plugin_library, plan_of, log, build.timeout_s
+            )
+        built, digest = chosen.built, sha256_file(folder / graph_name(precision))
+        slug = Gpu(built.device, built.compute_capability).slug
+        key = trt.engine_key(backend, built.version, built.compute_capability, precision, digest, slug)
+        remove_engines(folder, key)
+        record = _record(build, key, precision, digest, chosen)
         home = engines / record.key
         home.mkdir()
         chosen.plan.rename(home / trt.PLAN)
     if chosen.plugins is not None:
         shutil.copyfile(chosen.plugins.path, home / LIBRARY)
-    if chosen.built.device:
+    if built.device:
         _write_layers(home, trt.MODULE_OF[backend], trt.plan_plugins(home, record), log)
-    notes = {"build_seconds": chosen.built.build_seconds, "plan_bytes": chosen.built.plan_bytes, **notes}
-    return record, {**notes, **({"not_honoured": list(chosen.built.notices)} if chosen.built.notices else {})}
+    notes = {"build_seconds": built.build_seconds, "plan_bytes": built.plan_bytes, **notes}
+    return record, {**notes, **({"not_honoured": list(built.notices)} if built.notices else {})}
 
 
-def _record(build: Build, backend: Backend, precision: str, folder: Path, chosen: Candidate) -> EngineRecord:
-    """The record of a plan; engines of the same key, with these plugins or others, are gone then."""
+def _record(build: Build, key: str, precision: str, graph_sha256: str, chosen: Candidate) -> EngineRecord:
+    """The record of a plan; `key` is the engine's without plugins."""
     built, plugins = chosen.built, chosen.plugins
-    digest = sha256_file(folder / graph_name(precision))
-    slug = Gpu(built.device, built.compute_capability).slug
-    key = trt.engine_key(backend, built.version, built.compute_capability, precision, digest, slug)
-    for older in (folder / "engines").glob(f"{key}*"):
-        shutil.rmtree(older)
     return EngineRecord(
         key=trt.with_plugins(key, chosen.operators),
-        backend=backend,
+        backend=built.backend,
         version=built.version,
         device=f"NVIDIA GPU, {built.device or built.compute_capability}",
         precision=precision,
-        graph_sha256=digest,
+        graph_sha256=graph_sha256,
         graph=graph_name(precision),
         compute_capability=built.compute_capability,
         gpu=built.device or None,
@@ -100,12 +98,6 @@ def _record(build: Build, backend: Backend, precision: str, folder: Path, chosen
     )
 
 
-def named(folder: Path, source: Path, precision: str) -> Path:
-    """The graph's file, where possible in the folder that the user knows it by."""
-    known = source / graph_name(precision)
-    return known if known.is_file() else folder / graph_name(precision)
-
-
 @contextlib.contextmanager
 def _explained(graph: Path, backend: Backend) -> Iterator[None]:
     """Add to a builder's refusal what the rules say of the graph: node, fix and source."""
@@ -114,7 +106,6 @@ def _explained(graph: Path, backend: Backend) -> Iterator[None]:
     except (ValueError, RuntimeError) as e:
         if importlib.util.find_spec("onnx") is None:  # a device need not have it
             raise
-        from edgesmith.pipeline.build import installed_version
         from edgesmith.pipeline.graphs.check import check_graph
         from edgesmith.pipeline.graphs.rules import Target
         from edgesmith.pipeline.graphs.view import read_graph

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import statistics
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgesmith.deploy.bundle import META, Meta, graph_name
 from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine
+from edgesmith.deploy.engines.turns import inference, medians_ms
 from edgesmith.deploy.images import in_colour_order, read_png
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Choice(NamedTuple):
     """Of a whole frame, by `native` and `EnlargeArgmax`; empty where nothing could be measured."""
 
 
-def choose(folder: Path, precision: str, rounds: int = ROUNDS) -> Choice:
+def choose(folder: Path, precision: str) -> Choice:
     """Time the engine of graph folder `folder` both ways on its golden frames.
 
     The two take turns in blocks that begin with frames that do not count: idle threads of the one wait actively for a while.
@@ -59,21 +58,14 @@ def choose(folder: Path, precision: str, rounds: int = ROUNDS) -> Choice:
         twin.library()
     except RuntimeError as e:
         return Choice(None, str(e), {})
-    blocks: dict[str, list[float]] = {NATIVE: [], PLUGIN: []}
     with ExitStack() as stack:
         engines: dict[str, Engine] = {
             NATIVE: stack.enter_context(OnnxRuntimeEngine(graph, meta.frame_hw, precision=precision)),
             PLUGIN: stack.enter_context(SplitOnnxRuntimeEngine(graph, split, precision=precision)),
         }
-        for _ in range(rounds):
-            for name, engine in engines.items():
-                times = []
-                for i in range(WARM_UP + BLOCK):
-                    start = time.perf_counter()
-                    engine.infer(frames[i % len(frames)])
-                    times.append(1000 * (time.perf_counter() - start))
-                blocks[name].append(statistics.median(times[WARM_UP:]))
-    return faster(split, {name: statistics.median(b) for name, b in blocks.items()}, rounds)
+        runs = {name: inference(engine, frames) for name, engine in engines.items()}
+        median_ms = medians_ms(runs, ROUNDS, BLOCK, WARM_UP)
+    return faster(split, median_ms, ROUNDS)
 
 
 def golden_frames(folder: Path, meta: Meta) -> list[NDArray[np.uint8]]:

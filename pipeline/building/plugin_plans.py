@@ -48,10 +48,12 @@ def choose(
     library: str | None,
     build: Callable[[Path, Path, PluginLibrary | None], BuiltPlan],
     log: Callable[..., None],
+    timeout_s: float,
 ) -> Chosen:
     """Build the graph of `precision` in graph folder `folder` with plugins too, beside the native plan, and take the fastest.
 
-    `build(graph, plan, plugins)` builds one; what it refuses is noted, and the rest is measured.
+    `build(graph, plan, plugins)` builds one; what it refuses is noted, and the rest is measured. That is given up after
+    `timeout_s` seconds.
     """
     why = _hindrance(backend, library)
     frames = golden_frames(folder, Meta.read(folder / META))
@@ -81,7 +83,8 @@ def choose(
     if len(found) == 1:
         return native, _note((), "no plan with plugins could be built", refused=refused)
     try:
-        timed = time_plans({n: c.plan for n, c in found.items()}, frames, backend, our_library(Path(library), names), ROUNDS)
+        plans, plugins = {n: c.plan for n, c in found.items()}, our_library(Path(library), names)
+        timed = time_plans(plans, frames, backend, plugins, ROUNDS, timeout_s)
     except (RuntimeError, TimeoutError) as e:
         return native, _note((), f"the plans could not be timed: {e}", refused=refused)
     name, why = fastest(timed, AGREEMENT, ROUNDS)

@@ -1,7 +1,8 @@
 """A TensorRT plan by Torch-TensorRT: from the weights, not from the ONNX graph. A second opinion on the first path.
 
-**Untested here**: Torch-TensorRT needs the full TensorRT and an NVIDIA GPU, and the project's tests run without either. What
-it builds is a plan like any other: TensorRT runs it, and the bundle treats it as one. INT8 is the graph's (explicit Q/DQ).
+**Compiling is untested here**: Torch-TensorRT needs the full TensorRT and an NVIDIA GPU, and the project's tests run without
+either. What it builds is a plan like any other: TensorRT runs it, and the bundle treats it as one. INT8 is the graph's:
+explicit Q/DQ.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Watched(NamedTuple):
 def observe(graph: ModelProto, watched: Watched, method: Method, percentile: float) -> dict[str, Layer]:
     """The convolutions of `graph` with their inputs' ranges, by node. Raises ValueError when a value is not finite."""
     found = convolutions(graph)
-    names = sorted({c.input for c in found})
+    names = list(dict.fromkeys(c.input for c in found))  # in order: of broken values the first is named
     largest = _passed(graph, watched, names, "largest", _largest, max)
     counts: dict[str, Any] = {name: [] for name in names}
     if method != "minmax":

@@ -25,12 +25,12 @@ from edgesmith.calibration.fingerprint import Fingerprint, this_machine
 from edgesmith.calibration.table import Table
 from edgesmith.deploy.engines import Backend
 from edgesmith.deploy.engines.onnxruntime import SessionOptions
-from edgesmith.deploy.files import write_bytes
+from edgesmith.deploy.files import read_json, write_bytes, write_json
 from edgesmith.models.arch import Arch, Segmentation
 from edgesmith.models.model import IMAGENET_MEAN
 from edgesmith.models.parts import Frame, Labels, Part, parts
 from edgesmith.pipeline.artifacts import tool_versions
-from edgesmith.pipeline.jobs import run_jobs
+from edgesmith.pipeline.jobs import Result, run_jobs
 from edgesmith.pipeline.run import locked
 
 from .timing import REPEATS, Stopwatch
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from .neighbours import Shape
 
 ROUNDS = 15
+RECORD, TOOLS = "exported.json", "tools.json"
+"""Beside the graphs that wait to be timed: what became of each export, and the versions of what made them."""
 LIBRARIES = ("numpy", "onnxruntime", "torch", "onnx", "onnxscript", "onnxsim")
 """Whose versions enter the fingerprint: one runs the graphs, the others make them."""
 
@@ -50,6 +52,19 @@ def distinct(archs: Iterable[Arch], task: Segmentation, input_hw: tuple[int, int
     """All pieces of `archs` that run, by key, in the order in which they first occur."""
     found = (part for arch in archs for _, part in parts(arch, task, input_hw))
     return {part.key: part for part in found if not part.empty}
+
+
+def export_pieces(pieces: Mapping[str, Part], out: Path, *, log: Callable[..., None] = lambda event, **fields: None) -> int:
+    """Export `pieces` beside the table `out` to be, so that `measure` need only time them; how many there are.
+
+    Stopped, it goes on where it was. Measuring removes the graphs when it ends. Raises BlockingIOError when another process
+    measures into `out`; RuntimeError, when all else is exported, if pieces could not be.
+    """
+    scratch = _scratch(out)
+    with locked(scratch):
+        exported = _exported(pieces, scratch, log)
+    _require_exported(exported, f"; to try again, remove {scratch / RECORD}")
+    return len(exported)
 
 
 def measure(
@@ -73,23 +88,44 @@ def measure(
     """
     if backend != "onnxruntime":
         raise ValueError(f"--backend: pieces are timed on onnxruntime only, not on {backend}")
-    machine = this_machine(SessionOptions(threads).threads, {k: v for k, v in tool_versions().items() if k in LIBRARIES})
+    machine = this_machine(SessionOptions(threads).threads, _tools())
     table = _opened(out, Table(input_hw, classes, backend, rounds, machine, source=str(out)), machine)
     missing = {key: part for key, part in pieces.items() if _rounds_of(table, key) < table.rounds}
     if not missing:
         return table
-    scratch = out.parent / f".{out.name}.graphs"
+    scratch = _scratch(out)
     with locked(scratch):
         table = _opened(out, table, machine)  # another process may have gone on with it until now
         table.write(out)
-        jobs = {key: (part, _file(scratch, key)) for key, part in missing.items()}
-        exported = run_jobs(_export, jobs, scratch / "exported.json", log=log)
-        good = {key: _Piece(*jobs[key], done.value) for key, done in exported.items() if done.error is None}
+        exported = _exported(missing, scratch, log)
+        good = {k: _Piece(missing[k], _file(scratch, k), done.value) for k, done in exported.items() if done.error is None}
         table = _rounds(table, out, good, machine, log)
         shutil.rmtree(scratch)
-    if failed := [f"{key!r}: {done.error}" for key, done in exported.items() if done.error is not None]:
-        raise RuntimeError(f"{len(failed)} of {len(missing)} pieces could not be exported; the first is {failed[0]}")
+    _require_exported(exported)
     return table
+
+
+def _tools() -> dict[str, str]:
+    return {k: v for k, v in tool_versions().items() if k in LIBRARIES}
+
+
+def _scratch(out: Path) -> Path:
+    """The folder that graphs wait in to be timed."""
+    return out.parent / f".{out.name}.graphs"
+
+
+def _exported(pieces: Mapping[str, Part], scratch: Path, log: Callable[..., None]) -> dict[str, Result]:
+    if (scratch / TOOLS).is_file() and read_json(scratch / TOOLS) != _tools():
+        for stale in (scratch / RECORD, *scratch.glob("*.onnx")):  # a table says by what versions its graphs were made
+            stale.unlink(missing_ok=True)
+    write_json(scratch / TOOLS, _tools())
+    jobs = {key: (part, _file(scratch, key)) for key, part in pieces.items()}
+    return run_jobs(_export, jobs, scratch / RECORD, log=log)
+
+
+def _require_exported(exported: Mapping[str, Result], advice: str = "") -> None:
+    if failed := [f"{key!r}: {done.error}" for key, done in exported.items() if done.error is not None]:
+        raise RuntimeError(f"{len(failed)} of {len(exported)} pieces could not be exported; the first is {failed[0]}{advice}")
 
 
 def _opened(out: Path, new: Table, machine: Fingerprint) -> Table:

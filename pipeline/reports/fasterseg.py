@@ -44,7 +44,8 @@ def course(run: RunFolder) -> str:
     def curve(key: str) -> list[tuple[float, float]]:
         return [(i, _float(row.get(key))) for i, row in s.epochs]
 
-    charts = figure(lines([Line("OHEM loss", curve("pixel_loss"))], "epoch", "loss a head and pass", begin=begin))
+    halves = [Line("the weights' half", curve("pixel_loss")), Line("the architecture's", curve("arch_pixel_loss"), "orange")]
+    charts = figure(lines(halves, "epoch", "OHEM loss a head and pass", begin=begin))
     charts += figure(lines([Line("supernet", curve("latency"))], "epoch", f"relaxed {_resource(s)}, {s.unit}", s.unit))
     entropies = [
         Line(name, [(i, _float((row.get("entropy") or {}).get(key))) for i, row in rows], look)
@@ -60,13 +61,15 @@ def course(run: RunFolder) -> str:
     words = (
         f"L = {space.layers} layers, {len(space.operators)} operators, ratios {', '.join(map(str, space.ratios))}, "
         f"b = {space.branches}; {'decoupled' if s.summary['decoupled'] else 'one coupled'} {_resource(s)} term. "
+        "Losses are those of the half of the train split that the step was on. "
         f"{'The line marks where the architecture begins to learn. ' if begin else ''}"
         f"Relaxed {_resource(s)}: the mean over networks drawn by the probabilities, the three scales' added up. "
         f"Entropy when all choices are alike: {most}; 0 when they are settled."
     )
-    keys = ("loss", "pixel_loss", "latency", "lambda", "lr")
+    keys = ("loss", "pixel_loss", "arch_loss", "arch_pixel_loss", "latency", "lambda", "lr")
     body = [[str(i), clean(row["phase"]), *(_cell(row.get(k)) for k in keys)] for i, row in s.epochs]
-    head = ("epoch", "phase", "loss", "OHEM loss", f"relaxed {_resource(s)}, {s.unit}", "λ", "learning rate")
+    losses = ("weights: loss", "weights: OHEM loss", "architecture: loss", "architecture: OHEM loss")
+    head = ("epoch", "phase", *losses, f"relaxed {_resource(s)}, {s.unit}", "λ", "learning rate")
     every = details("Every epoch", table(head, body, text_columns=2))
     return (
         f'{_headline(s)}<div class="pair" style="margin-top:18px">{charts}</div>'
@@ -194,14 +197,15 @@ def sensitivity(run: RunFolder) -> str:
     found = s.summary.get("sensitivity")
     if not found:
         return note("The search did not say what its latency is sensitive to.")
-    weights = dict(zip(KINDS, s.summary["latency_weights"], strict=True))
+    weights = dict(zip(KINDS, s.summary["latency_weights"] or [None] * len(KINDS), strict=True))  # none where coupled
     largest = max([abs(float(found[k])) for k in KINDS] + [1e-12])
     body = []
     for k, words in KINDS.items():
         delta = float(found[k])
-        theirs, weight = PAPER[k]
+        ours, (theirs, weight) = weights[k], PAPER[k]
+        weighed = None if ours is None else delta * ours
         shown = bar(abs(delta) / largest, f"{delta:.4g} {s.unit}")
-        body.append([clean(words), shown, *(_cell(v) for v in (delta, weights[k], delta * weights[k], theirs, weight))])
+        body.append([clean(words), shown, *(_cell(v) for v in (delta, ours, weighed, theirs, weight))])
     head = ("granularity", "", f"Δ, {s.unit}", "weight w", "w · Δ", "paper: Δ, ms", "paper: w")
     regular = (
         "Eq. 3 weighs the three apart."

@@ -34,16 +34,17 @@ from edgesmith.models.arch import Segmentation
 from edgesmith.pipeline.artifacts import SearchResult, Slot, open_artifact
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split, splits_digest
-from edgesmith.pipeline.training.optimization import Optim
+from edgesmith.pipeline.training.optim import Optim
 
-from .costs import Resource
-from .fasterseg_costs import Costs, costs
-from .fasterseg_derive import Target, derive
-from .fasterseg_space import LEAST_LAYERS, NETS, Logits, Net, Scales, Space
+from .fasterseg_costs import Costs, costs, pieces, require_whole
+from .fasterseg_derive import Target
+from .fasterseg_space import LEAST_LAYERS, NETS, Net, Scales, Space
+from .resources import Resource, task_and_size
 
 if TYPE_CHECKING:
     from edgesmith.calibration.fasterseg_1080ti import Gtx1080Ti
     from edgesmith.calibration.table import Table
+    from edgesmith.models.parts import Part
 
 LAYERS_FOR_SCALE = (3, 5, 8)
 """Layers without which no branch that ends at scale 0, 1 or 2 can be derived."""
@@ -94,8 +95,9 @@ class FasterSegSearch:
     """Size at which networks are evaluated and their costs count; the recipe's export size unless said otherwise."""
     decoupled: bool = True
     """Regularise operators, resolutions and widths apart (Eq. 3). false: one latency of all three, as in Figure 4."""
-    latency_weights: tuple[float, float, float] | Literal["table"] = (0.001, 0.997, 0.002)
-    """w1, w2, w3 of Eq. 3, for operators, resolutions and widths. "table": solved from the costs, as in footnote 1."""
+    latency_weights: tuple[float, float, float] | Literal["balanced"] = (0.001, 0.997, 0.002)
+    """w1, w2, w3 of Eq. 3, for operators, resolutions and widths; of no use where not decoupled. "balanced": solved from the
+    costs so that all three matter alike, as in footnote 1."""
     latency_weight: float = 0.01
     """lambda of Eq. 8, a unit of the resource."""
     fps_band: tuple[float, float] | None = None
@@ -124,8 +126,6 @@ class FasterSegSearch:
     """auto: bf16 autocast on CUDA, fp32 on CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
-    channels_last: bool = True
-    """Memory layout of the supernet and its maps."""
     evaluate_every: int = 1
     """Epochs of the search between evaluations of the networks that the logits mean; the last epoch is always evaluated."""
     val_frames: int | None = None
@@ -134,11 +134,11 @@ class FasterSegSearch:
     """Training batches over which a network's batch norm statistics are gathered before it is evaluated; 0: the supernet's."""
     checkpoint_seconds: float = field(default=300.0, metadata={"identity": False})
     """Time between checkpoints within an epoch; each epoch ends with one. Does not change the result."""
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         low, high = self.fps_band or (1.0, 2.0)
-        weights = (1.0,) if self.latency_weights == "table" else self.latency_weights
+        weights = (1.0,) if self.latency_weights == "balanced" else self.latency_weights
         limits: list[tuple[bool, str, str]] = [
             (self.evaluate_every >= 1, "evaluate_every", "is not at least 1"),
             *((getattr(self, n) > 0, n, "is not above 0") for n in ("arch_lr", "checkpoint_seconds")),
@@ -188,12 +188,13 @@ class FasterSegSearch:
 
     def costs(self) -> Costs:
         """What the pieces of the space cost. Raises ValueError or OSError where dataset, size or table do not fit."""
-        if self.data is None:
-            raise ValueError("search.data: no dataset is named")
-        split = open_split(self.data, "val")
-        height, width = self.input_hw or split[0].label.shape
-        task = Segmentation(len(split.labels.names))
-        return costs(self.space, task, self.resource, (height, width), None if self.table is None else self._table)
+        task, input_hw = task_and_size(self.data, self.input_hw)
+        return costs(self.space, task, self.resource, input_hw, None if self.table is None else self._table)
+
+    def pieces(self) -> tuple[dict[str, Part], Segmentation, tuple[int, int]]:
+        """What a latency table for this search has entries for, by key; what for and at which size it is to be measured."""
+        task, input_hw = task_and_size(self.data, self.input_hw)
+        return pieces(self.space, task, input_hw, self.nets), task, input_hw
 
     def require_startable(self) -> None:
         """Raise ValueError or OSError naming the field unless dataset, table and earlier pretraining let the search begin."""
@@ -206,11 +207,10 @@ class FasterSegSearch:
                 raise ValueError(
                     f"search.{name}.batch: {phase.batch} frames a step, but half the train split has only {frames}"
                 )
+        if self.table is not None:
+            require_whole(self._table, self.space, *task_and_size(self.data, self.input_hw), self.nets)
         found = self.costs()
-        for net in self.nets:
-            for scales in self.choices:  # stems, aggregations and heads, which the cells' costs know nothing of
-                found.of(derive(self.space, Logits.uniform(self.space, net), net, scales))
-        if self.latency_weights == "table":
+        if self.decoupled and self.latency_weights == "balanced":
             from .fasterseg_latency import RelaxedLatency
 
             RelaxedLatency(self.space, found).sensitivity().weights()

@@ -6,7 +6,7 @@ of stride 2; of an odd size a zoomed cell keeps a row less, which `Costs.of` a n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,24 +14,19 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesmith.calibration.table import Table
 from edgesmith.models.arch import Arch, Cell, FasterSeg, Segmentation
 from edgesmith.models.cost import convolutions
 from edgesmith.models.parts import Arm, Join, Map, Part, cell_part, parts
 
-from .costs import UNITS, Resource
 from .fasterseg_space import NETS, RATES, Net, Space
+from .resources import COUNTED, UNITS, Resource, fitting, measuring
 
 if TYPE_CHECKING:
     from edgesmith.calibration.fasterseg_1080ti import Gtx1080Ti
-    from edgesmith.calibration.table import Table
     from edgesmith.models.trace import Conv
 
 Size: TypeAlias = "tuple[int, int]"
-COUNTED: dict[Resource, Callable[[Conv], float]] = {
-    "macs": lambda c: c.macs / 1e9,
-    "params": lambda c: c.params / 1e6,
-    "activations": lambda c: 4 * c.activations / 1e6,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +63,7 @@ def costs(
 
     Raises ValueError when latency is asked for without a table, or when the table is of another size or lacks a piece.
     """
-    if resource != "latency":
-        table = None
-    elif table is None:
-        raise ValueError("table: latency needs a table; `edgesmith table measure` makes one")
-    else:
-        _require_fitting(table, task, input_hw)
+    table = fitting(table, _name(space), task, input_hw) if resource == "latency" else None
 
     def price(cell: Cell, given: Map) -> float:
         if table is not None:
@@ -110,9 +100,34 @@ def costs(
     )
 
 
-def pieces(space: Space, task: Segmentation, input_hw: tuple[int, int]) -> dict[str, Part]:
+def pieces(space: Space, task: Segmentation, input_hw: Size, nets: Sequence[Net] = NETS) -> dict[str, Part]:
     """Every piece that a student or a teacher of the space may have, and every cell of its supernet, by key."""
-    return {part.key: part for net in NETS for part in _pieces(space, net, task, input_hw)}
+    return {part.key: part for net in nets for part in _pieces(space, net, task, input_hw)}
+
+
+def require_whole(table: Table | Gtx1080Ti, space: Space, task: Segmentation, input_hw: Size, nets: Sequence[Net]) -> None:
+    """Raise ValueError with the command that measures it unless `table` has every piece that `nets` of the space may have."""
+    fitting(table, _name(space), task, input_hw)
+    wanted = pieces(space, task, input_hw, nets)
+    if missing := [key for key, part in wanted.items() if not _has(table, part)]:
+        raise ValueError(
+            f"search.table: {table.source} lacks {len(missing)} of the {len(wanted)} pieces of the space, "
+            f"first {missing[0]!r}: "
+            f"{measuring(_name(space), task, input_hw)}{f' --out {table.source}' if isinstance(table, Table) else ''}"
+        )
+
+
+def _name(space: Space) -> str | None:
+    """What `edgesmith table measure` calls it. The pieces of a space do not depend on how deep it is."""
+    return "fasterseg" if space == Space(layers=space.layers) else None
+
+
+def _has(table: Table | Gtx1080Ti, part: Part) -> bool:
+    try:
+        table.latency_ms(part)
+    except ValueError:
+        return False
+    return True
 
 
 def _pieces(space: Space, net: Net, task: Segmentation, input_hw: tuple[int, int]) -> Iterator[Part]:
@@ -157,17 +172,3 @@ def _convolutions(cell: Cell, given: Map) -> Iterator[Conv]:
     around = FasterSeg("one", cin // 8, ((cell,) if cell.stride == 1 else (cell, Cell("conv", 1)),), 0, 1)
     found = convolutions(around, Segmentation(1), (8 * h, 8 * w))
     return (conv for conv in found if f"{conv.name}.".startswith("branches.0.0."))
-
-
-def _require_fitting(table: Table | Gtx1080Ti, task: Segmentation, input_hw: tuple[int, int]) -> None:
-    h, w = input_hw
-    if table.input_hw != input_hw:
-        raise ValueError(
-            f"table: {table.source} is of {table.input_hw[0]}x{table.input_hw[1]}, the search of {h}x{w}: "
-            f"edgesmith table measure fasterseg --input {h}x{w} --classes {task.classes}"
-        )
-    if table.classes != task.classes:
-        raise ValueError(
-            f"table: {table.source} is of {table.classes} classes, the search of {task.classes}: "
-            f"edgesmith table measure fasterseg --input {h}x{w} --classes {task.classes}"
-        )

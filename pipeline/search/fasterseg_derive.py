@@ -27,10 +27,13 @@ from numpy.typing import NDArray
 
 from edgesmith.models.arch import Cell, FasterSeg
 
-from .fasterseg_space import RATES, Logits, Net, Scales, Score, Space
+from .fasterseg_space import RATES, Found, Logits, Net, Scales, Score, Space
 
 Rule = Literal["paper", "replay"]
 RULES: tuple[Rule, ...] = get_args(Rule)
+Outcome = Literal["student", "teacher", "pruned_teacher"]
+"""A network that comes of a search; pruned_teacher is the teacher at the smallest expansion ratio."""
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,17 @@ def pruned(teacher: FasterSeg, space: Space | None = None, name: str = "fasterse
         branches.append((*narrow[:-1], replace(narrow[-1], width=RATES[scale] * space.stem_ratio)))
     chi = space.stem_ratio
     return replace(teacher, name=name, stem_width=chi, branches=tuple(branches), head_ratio=chi)
+
+
+def derived(found: Found, net: Outcome, scales: Scales, rule: Rule = "paper") -> FasterSeg:
+    """The network that a search found, with these branches, named after its digest.
+
+    Raises KeyError where the search had no teacher, ValueError as `derive` does.
+    """
+    source: Net = "student" if net == "student" else "teacher"
+    arch = derive(found.space, found.logits[source], source, scales, rule)
+    arch = pruned(arch, found.space) if net == "pruned_teacher" else arch
+    return replace(arch, name=f"fasterseg-{net.replace('_', '-')}-{arch.digest[:8]}")
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

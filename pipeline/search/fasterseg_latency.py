@@ -52,7 +52,7 @@ class Sensitivity:
         values = {"operator": self.operator, "resolution": self.resolution, "width": self.width}
         if flat := [name for name, value in values.items() if not value > 1e-6 * max(values.values())]:
             raise ValueError(
-                f"latency_weights: table cannot be solved, the latency does not depend on {' and '.join(flat)}; "
+                f"latency_weights: balanced cannot be solved, the latency does not depend on {' and '.join(flat)}; "
                 "give three numbers"
             )
         inverse = [1 / value for value in values.values()]

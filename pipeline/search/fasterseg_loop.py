@@ -40,13 +40,13 @@ from edgesmith.pipeline.training.device import (
 )
 from edgesmith.pipeline.training.loader import Batch, Batches, Pairs
 from edgesmith.pipeline.training.loop import run_epochs, untimed
-from edgesmith.pipeline.training.optim import allocated, learning_rate, make_optimizer, optimizer_state, set_learning_rate
+from edgesmith.pipeline.training.torch_optim import allocated, learning_rate, make_optimizer, optimizer_state, set_learning_rate
 
 from .fasterseg import PRETRAINED, Phase
 from .fasterseg_derive import choose_scales
 from .fasterseg_latency import RelaxedLatency
 from .fasterseg_networks import Networks
-from .fasterseg_relaxed import Pass, Relaxed, Widths, uniform
+from .fasterseg_relaxed import Pass, Relaxed, Widths
 from .fasterseg_space import Found, Net, Scales, Score, write_logits
 from .fasterseg_step import Losses, backward
 from .fasterseg_supernet import DIVISOR, Supernet
@@ -113,7 +113,7 @@ class Searching:
 
     def __init__(self, search: FasterSegSearch, task: Segmentation, device: torch.device) -> None:
         self.search, self.task, self.space = search, task, search.space
-        self.placement = Placement(device, pick_precision(search.precision, device), search.channels_last)
+        self.placement = Placement(device, pick_precision(search.precision, device), channels_last=True)
         self.supernet = Supernet(search.space, task, search.nets)
         self.placement.module(self.supernet).train()
         self.relaxed: dict[Net, Relaxed] = {
@@ -122,8 +122,11 @@ class Searching:
         self.costs = search.costs()
         self.latency = RelaxedLatency(search.space, self.costs, device)
         self.sensitivity = self.latency.sensitivity()
-        weights = search.latency_weights
-        self.latency_weights = self.sensitivity.weights() if weights == "table" else weights
+        self.latency_weights: tuple[float, float, float] | None = None
+        """w1, w2, w3 of Eq. 3; None where the latency is coupled."""
+        if search.decoupled:
+            given = search.latency_weights
+            self.latency_weights = self.sensitivity.weights() if given == "balanced" else given
 
     def take_pretrained(self) -> list[dict[str, Any]]:
         """Copy the weights that `pretrained` names into the supernet; the history of how they came about.
@@ -150,7 +153,7 @@ class Searching:
         found = []
         for net, relaxed in self.relaxed.items():
             alpha, beta, _ = relaxed.probabilities()
-            widths = [relaxed.sample(uniform(self.space, rng))]
+            widths = [relaxed.sample(rng)]
             if net == "student" and len(self.space.ratios) > 1:
                 widths += [Widths.all(self.space, -1), Widths.all(self.space, 0)]
             found += [Pass(net, alpha, beta, w) for w in widths]
@@ -236,7 +239,10 @@ class Alternation:
         """lambda."""
 
     def advance(self, batch: tuple[Batch, Batch], progress: Progress, done: float) -> dict[str, float]:
-        """One step of the weights on the first batch, one of the architecture on the second."""
+        """One step of the weights on the first batch, one of the architecture on the second.
+
+        `loss` and `pixel_loss` are of the first, as in pretraining; `arch_loss` (Eq. 8) and `arch_pixel_loss` of the second.
+        """
         searching = self.searching
         rng = np.random.default_rng((searching.search.seed, progress.epoch, progress.step, SEARCH_NOISE))
         with torch.no_grad():
@@ -247,18 +253,20 @@ class Alternation:
         found = searching.backward(batch[1], searching.passes(rng))
         probabilities = searching.relaxed["student"].probabilities()
         factor = float(self.latency_weight)
-        if searching.search.decoupled:
-            regular = searching.latency.decoupled(*probabilities, searching.latency_weights)
-        else:
+        if searching.latency_weights is None:
             regular = searching.latency.coupled(*probabilities)
+        else:
+            regular = searching.latency.decoupled(*probabilities, searching.latency_weights)
         (factor * regular).backward()  # type: ignore[no-untyped-call]
         self.arch_optimizer.step()
         searching.supernet.requires_grad_(True)
         with torch.no_grad():
             latency = float(searching.latency.coupled(*probabilities))
         return {
-            "loss": found.total + factor * float(regular.detach()),
+            "loss": learned.total,
             "pixel_loss": mean(learned),
+            "arch_loss": found.total + factor * float(regular.detach()),
+            "arch_pixel_loss": mean(found),
             "latency": latency,
             "lambda": factor,
             "lr": self.weights.lr,
@@ -362,7 +370,7 @@ def _write(folder: Path, searching: Searching, history: list[dict[str, Any]], ne
         "input_hw": list(searching.costs.input_hw),
         "classes": searching.task.classes,
         "decoupled": search.decoupled,
-        "latency_weights": list(searching.latency_weights),
+        "latency_weights": searching.latency_weights,
         "sensitivity": dataclasses.asdict(searching.sensitivity),
         "target": dataclasses.asdict(search.target),
         "history": [{**row, "epoch": i} for i, row in enumerate(history, 1)],

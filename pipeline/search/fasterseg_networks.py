@@ -15,6 +15,7 @@ from edgesmith.pipeline.artifacts import Slot
 from edgesmith.pipeline.jobs import run_jobs
 
 from .fasterseg_derive import assemble, branch
+from .fasterseg_path import path_state
 from .fasterseg_space import Net, Scales, Score
 from .paths import PathEvaluation
 
@@ -72,5 +73,5 @@ class Networks:
         s = self.searching
         module = models.build(network.arch, s.task)
         module.auxiliary = nn.ModuleList()  # heads of the training to come
-        load_into(module, s.supernet.path_state(network.arch, network.net, network.layers), "the supernet's path")
+        load_into(module, path_state(s.supernet, network.arch, network.net, network.layers), "the supernet's path")
         return self.evaluation(module)

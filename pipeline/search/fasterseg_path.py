@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from .fasterseg_supernet import Supercell, Supernet
 
 
-def path_state(
-    supernet: Supernet, arch: FasterSeg, net: Net, layers: Sequence[Sequence[int]] | None = None
-) -> dict[str, Tensor]:
-    """See `Supernet.path_state`."""
+def path_state(supernet: Supernet, arch: FasterSeg, net: Net, layers: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """The state dict of `models.build(arch, task)` with the supernet's weights, auxiliary heads apart, which it has not.
+
+    `layers` says for each branch of which layer each cell is (`fasterseg_derive.Branch.layers`). Raises ValueError for an
+    architecture that is no path.
+    """
     space = supernet.space
     chi = space.chi(net)
     if net not in supernet.stems:
@@ -32,7 +34,6 @@ def path_state(
         raise ValueError(
             f"arch: stem and head of ratio {arch.stem_width} and {arch.head_ratio} are not those of the {net}, {chi}"
         )
-    layers = [range(len(branch)) for branch in arch.branches] if layers is None else layers
     if [len(branch) for branch in arch.branches] != [len(of) for of in layers]:
         raise ValueError(f"layers: {[len(of) for of in layers]} of them; needs one a cell: {[len(b) for b in arch.branches]}")
 

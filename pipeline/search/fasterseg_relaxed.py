@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .fasterseg_space import RATES, Logits, Net, Space
+from .paths import gumbel
 
 SCALES = range(len(RATES))
 
@@ -51,12 +51,6 @@ class Pass:
     widths: Widths
 
 
-def uniform(space: Space, rng: np.random.Generator) -> tuple[NDArray[np.float64], ...]:
-    """What `Relaxed.sample` takes its noise from: numbers in (0, 1), one a ratio logit."""
-    tiny = np.finfo(np.float64).tiny
-    return tuple(rng.uniform(tiny, 1, (space.tensors(s), len(space.ratios))) for s in SCALES)
-
-
 class Relaxed(nn.Module):
     """One network's logits as parameters, all 1e-3 at first. `widest`: the widths are not searched (the teacher)."""
 
@@ -76,37 +70,21 @@ class Relaxed(nn.Module):
         )
         return Logits(*tables)
 
-    def load(self, logits: Logits) -> None:
-        """Take over `logits`. Raises ValueError where a table has another shape."""
-        names = {"alpha": self.alpha, "beta": self.beta, "ratio": self.ratio}
-        for kind, scale, table in logits.named():
-            mine = names[kind][scale - (kind == "beta")]
-            if mine.shape != table.shape:
-                raise ValueError(f"{kind} of scale {scale}: has shape {table.shape}; needs {tuple(mine.shape)}")
-            with torch.no_grad():
-                mine.copy_(torch.from_numpy(table))
-
     def probabilities(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
         """alpha, beta and gamma as probabilities (Eq. 7), with gradients; each by scale, beta from scale 1 on."""
         alpha, beta, gamma = (tuple(t.softmax(1) for t in group) for group in (self.alpha, self.beta, self.ratio))
         return alpha, beta, gamma
 
-    def sample(self, noise: Sequence[NDArray[np.float64]]) -> Widths:
-        """Widths by the Gumbel-Softmax trick with tau = 1; `noise` as `uniform` draws it. The widest if not searched."""
+    def sample(self, rng: np.random.Generator) -> Widths:
+        """Widths by the Gumbel-Softmax trick with tau = 1. The widest if not searched."""
         if self.widest or len(self.space.ratios) == 1:
             return Widths.all(self.space, -1)
         index, score = [], []
-        for logits, u in zip(self.ratio, noise, strict=True):
-            gumbel = torch.from_numpy(-np.log(-np.log(u))).to(logits)
-            soft = (logits.log_softmax(1) + gumbel).softmax(1)  # (rows, ratios)
+        for logits in self.ratio:
+            noise = torch.from_numpy(gumbel(rng, tuple(logits.shape))).to(logits)
+            soft = (logits.log_softmax(1) + noise).softmax(1)  # (rows, ratios)
             best = soft.argmax(1, keepdim=True)
             chosen = soft.gather(1, best)[:, 0]
             index.append(tuple(best[:, 0].tolist()))
             score.append(1 + (chosen - chosen.detach()))
         return Widths(tuple(index), tuple(score))
-
-
-def constant(logits: Logits) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """alpha and beta of fixed logits as probabilities."""
-    alpha, beta = (tuple(torch.from_numpy(t).softmax(1).float() for t in tables) for tables in (logits.alpha, logits.beta))
-    return alpha, beta

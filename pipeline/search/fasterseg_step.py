@@ -16,11 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .fasterseg_relaxed import Pass
-from .fasterseg_space import Net
+from .fasterseg_space import RATES, Net
 from .fasterseg_supernet import Supernet
-
-RATE = 8
-"""Losses are taken at 1/8 of the input's size, on every eighth label."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ def backward(
     x (N, 3, H, W) with H and W that 32 divides, labels (N, H, W). `loss` takes logits (N, classes, H/8, W/8) and labels
     (N, H/8, W/8). Passes of a network may share the graph of their alpha and beta: it is gone through once.
     """
-    labels = labels[:, ::RATE, ::RATE]
+    labels = labels[:, :: RATES[0], :: RATES[0]]  # logits are at 1/8 of the input's size
     cut = _Cut()
     stems: dict[Net, Tensor] = {}
     losses = []

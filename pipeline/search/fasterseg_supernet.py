@@ -1,7 +1,8 @@
 """The FasterSeg supernet: L layers of cells at three rates, superkernels, two stems, a head for each set of branches.
 
 What a cell computes stands in `Operator` and `Supercell.forward`; in training `fasterseg_mixture` computes the same in less
-time and memory. Its parts have the sizes and the order of the derived network's, so that a path is that network (`path_state`).
+time and memory. Its parts have the sizes and the order of the derived network's, so that a path is that network (see
+fasterseg_path.py).
 
 Beyond the paper:
 
@@ -207,17 +208,6 @@ class Supernet(nn.Module):
                 y = aggregate(cast(Aggregate, step), y, mean(leaving[scale, finer], inputs[finer]))
             maps.append(y)
         return maps
-
-    def path_state(self, arch: FasterSeg, net: Net, layers: Sequence[Sequence[int]] | None = None) -> dict[str, Tensor]:
-        """The state dict of `models.build(arch, task)` with the supernet's weights, auxiliary heads apart, which it has not.
-
-        `layers` says for each branch of which layer each cell is (`fasterseg_derive.Branch.layers`); default: one after the
-        other from the first on, as they are where no skip was dropped. Cells that branches share take those of the first
-        branch. Raises ValueError for an architecture that is no path.
-        """
-        from .fasterseg_path import path_state
-
-        return path_state(self, arch, net, layers)
 
 
 def departures(beta: Sequence[Tensor]) -> Mapping[tuple[int, int], Tensor]:

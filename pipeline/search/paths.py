@@ -1,4 +1,4 @@
-"""What searches have in common: noise by seed, and networks evaluated as paths of a supernet."""
+"""What searches have in common: Gumbel noise, and networks evaluated as paths of a supernet."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def recalibrate(module: nn.Module, frames: Sequence[Tensor]) -> None:
     module.eval()
 
 
-def gumbel(seed: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Standard Gumbel noise that depends on `seed` alone."""
-    return np.random.default_rng(seed).gumbel(size=shape).astype(np.float32)
+def gumbel(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Standard Gumbel noise."""
+    return rng.gumbel(size=shape).astype(np.float32)
 
 
 def spread(total: int, wanted: int | None) -> list[int]:

@@ -32,12 +32,15 @@ from edgesmith.models.arch import Segmentation
 from edgesmith.pipeline.artifacts import SearchResult, Slot
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split, splits_digest
+from edgesmith.pipeline.training.optim import Optim
 
-from .costs import Costs, Resource, costs
+from .resources import Resource, task_and_size
+from .squeezenas_costs import Costs, costs, pieces
 from .squeezenas_space import SpaceName, space
 
 if TYPE_CHECKING:
     from edgesmith.calibration.table import Table
+    from edgesmith.models.parts import Part
 
 
 @dataclass(frozen=True)
@@ -81,26 +84,8 @@ class SqueezeNasSearch:
     """Seeds initial weights, order, augmentations, Gumbel noise and the networks that are sampled."""
     augment: Augment = field(default_factory=Augment)
     """Random scale, crop, flip and colour of each frame."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Of the weights: SGD with momentum, or AdamW with its usual betas."""
-    lr: float = 0.05
-    """Peak learning rate of the weights."""
-    head_lr_factor: float = 1.0
-    """The classifiers learn at lr times this."""
-    momentum: float = 0.9
-    """Of SGD."""
-    weight_decay: float = 1e-5
-    """Not applied to batch norms, biases and the architecture."""
-    schedule: Literal["poly", "cosine", "step"] = "poly"
-    """How the learning rate of the weights falls."""
-    power: float = 0.9
-    """Exponent of the poly schedule."""
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    """Where in the search (0 to 1) the step schedule divides the learning rate by 10."""
-    warmup: float = 0.0
-    """Share of the search over which the learning rate of the weights rises linearly from 0."""
-    grad_clip: float | None = None
-    """Largest norm of the weights' gradient; null for no limit."""
+    optim: Optim = field(default_factory=Optim)
+    """Optimizer of the weights, and the course of its learning rate over the search."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA, fp32 on CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -121,21 +106,14 @@ class SqueezeNasSearch:
         hot, cold = self.temperature
         limits: list[tuple[bool, str, str]] = [
             *((getattr(self, n) >= 1, n, "is not at least 1") for n in ("epochs", "batch", "samples")),
-            *((getattr(self, n) > 0, n, "is not above 0") for n in ("lr", "theta_lr", "head_lr_factor", "power")),
-            (self.checkpoint_seconds > 0, "checkpoint_seconds", "is not above 0"),
-            *((getattr(self, n) >= 0, n, "is below 0") for n in ("alpha", "weight_decay", "seed", "recalibrate")),
-            *((0 <= getattr(self, n) <= 1, n, "is not between 0 and 1") for n in ("momentum", "warmup", "theta_from")),
+            *((getattr(self, n) > 0, n, "is not above 0") for n in ("theta_lr", "checkpoint_seconds")),
+            *((getattr(self, n) >= 0, n, "is below 0") for n in ("alpha", "seed", "recalibrate")),
+            (0 <= self.theta_from <= 1, "theta_from", "is not between 0 and 1"),
             (hot >= cold > 0, "temperature", "is not two numbers above 0, the larger first"),
             (self.removal is None or 0 < self.removal < 1 / 13, "removal", "is not between 0 and 1/13"),
             (self.target is None or self.target > 0, "target", "is not above 0"),
-            (self.grad_clip is None or self.grad_clip > 0, "grad_clip", "is not above 0"),
             (self.val_frames is None or self.val_frames >= 1, "val_frames", "is not at least 1"),
             (self.input_hw is None or min(self.input_hw) >= 64, "input_hw", "is below 64x64"),
-            (
-                list(self.milestones) == sorted(self.milestones) and all(0 < m < 1 for m in self.milestones),
-                "milestones",
-                "are not rising numbers between 0 and 1",
-            ),
         ]
         problems = [f"{name}: {getattr(self, name)} {what}" for good, name, what in limits if not good]
         if (self.resource == "latency") != (self.table is not None):
@@ -164,13 +142,13 @@ class SqueezeNasSearch:
 
     def costs(self) -> Costs:
         """What the candidates cost. Raises ValueError or OSError where dataset, size or table do not fit."""
-        if self.data is None:
-            raise ValueError("search.data: no dataset is named")
-        split = open_split(self.data, "val")
-        input_hw = self.input_hw or split[0].label.shape
-        task = Segmentation(len(split.labels.names))
-        table = None if self.table is None else self._table()
-        return costs(space(self.space), task, self.resource, (input_hw[0], input_hw[1]), table)
+        task, input_hw = task_and_size(self.data, self.input_hw)
+        return costs(space(self.space), task, self.resource, input_hw, None if self.table is None else self._table())
+
+    def pieces(self) -> tuple[dict[str, Part], Segmentation, tuple[int, int]]:
+        """What a latency table for this search has entries for, by key; what for and at which size it is to be measured."""
+        task, input_hw = task_and_size(self.data, self.input_hw)
+        return pieces(space(self.space), task, input_hw), task, input_hw
 
     def _table(self) -> Table:
         from edgesmith.calibration.table import Table

@@ -40,7 +40,7 @@ from edgesmith.pipeline.training.device import (
 )
 from edgesmith.pipeline.training.loader import Batch, Batches
 from edgesmith.pipeline.training.loop import run_epochs, untimed
-from edgesmith.pipeline.training.optim import (
+from edgesmith.pipeline.training.torch_optim import (
     allocated,
     forget_removed,
     learning_rate,
@@ -49,9 +49,9 @@ from edgesmith.pipeline.training.optim import (
     set_learning_rate,
 )
 
-from .costs import Costs
 from .pareto import front
 from .paths import PathEvaluation, gumbel, spread
+from .squeezenas_costs import Costs
 from .squeezenas_space import NAMES, Space, space
 from .squeezenas_supernet import Supernet
 
@@ -95,7 +95,7 @@ class Searching:
     def __init__(self, search: SqueezeNasSearch, task: Segmentation, costs: Costs, device: torch.device) -> None:
         self.search, self.task = search, task
         self.space: Space = space(search.space)
-        self.advice = f"Lower search.lr (now {search.lr:g}), set search.grad_clip, or set search.precision to fp32"
+        self.advice = f"Lower search.optim.lr (now {search.optim.lr:g}), set its grad_clip, or set search.precision to fp32"
         self.best: dict[str, Tensor] = {}
         self.placement = Placement(device, pick_precision(search.precision, device), search.channels_last)
         self.supernet = Supernet(self.space, task)
@@ -105,7 +105,7 @@ class Searching:
         self.costs = costs
         self.cost_matrix = torch.tensor(costs.blocks, device=device)  # (blocks, 13)
         self.lr, self.temperature = 0.0, search.temperature[0]
-        self.optimizer = make_optimizer(search, self.supernet)
+        self.optimizer = make_optimizer(search.optim, self.supernet)
         if search.theta_optimizer == "sgd":
             self.theta_optimizer = allocated(torch.optim.SGD([self.theta], lr=search.theta_lr))
         else:
@@ -114,9 +114,10 @@ class Searching:
     def advance(self, batch: Batch, progress: Progress, done: float) -> dict[str, float]:
         """One step of weights and architecture on one batch."""
         search = self.search
-        self.lr, self.temperature = learning_rate(search, done, search.epochs), temperature(search.temperature, done)
+        self.lr, self.temperature = learning_rate(search.optim, done, search.epochs), temperature(search.temperature, done)
         set_learning_rate(self.optimizer, self.lr)
-        noise = gumbel((search.seed, progress.epoch, progress.step, STEP_NOISE), (len(batch.labels), *self.theta.shape))
+        rng = np.random.default_rng((search.seed, progress.epoch, progress.step, STEP_NOISE))
+        noise = gumbel(rng, (len(batch.labels), *self.theta.shape))
         noisy = self.logits() + torch.as_tensor(noise, device=self.theta.device)
         weights = (noisy / self.temperature).softmax(-1)  # (N, blocks, 13)
         x, labels = self.placement.batch(batch)
@@ -132,8 +133,8 @@ class Searching:
         self.optimizer.zero_grad(set_to_none=True)
         self.theta_optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        if search.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.supernet.parameters(), search.grad_clip)
+        if search.optim.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.supernet.parameters(), search.optim.grad_clip)
         self.optimizer.step()
         if done >= search.theta_from:
             self.theta_optimizer.step()
@@ -232,7 +233,7 @@ def sampled(logits: NDArray[np.float64], count: int, seed: int) -> list[Choice]:
     for draw in range(50 * count):
         if len(found) >= count:
             break
-        noisy = logits + gumbel((seed, draw, 0, SAMPLE_NOISE), logits.shape)
+        noisy = logits + gumbel(np.random.default_rng((seed, draw, 0, SAMPLE_NOISE)), logits.shape)
         found[tuple(int(j) for j in noisy.argmax(1))] = None
     return list(found)
 

@@ -31,7 +31,7 @@ from .checkpoint import Progress
 from .device import Placement, all_finite, cache_bytes, keep_freed_memory, pick_device, pick_precision
 from .loader import Batch, Batches
 from .loop import run_epochs, untimed
-from .optim import learning_rate, make_optimizer, optimizer_state, set_learning_rate
+from .torch_optim import learning_rate, make_optimizer, optimizer_state, set_learning_rate
 
 if TYPE_CHECKING:
     from edgesmith.pipeline.train import Distil, Train
@@ -72,7 +72,7 @@ class Training:
 
     def __init__(self, train: Train, trainer: Trainer, val: Split) -> None:
         self.train, self.trainer, self.val = train, trainer, val
-        self.advice = f"Lower train.lr (now {train.lr:g}), set train.grad_clip, or set train.precision to fp32"
+        self.advice = f"Lower train.optim.lr (now {train.optim.lr:g}), set its grad_clip, or set train.precision to fp32"
         self.lr = 0.0
 
     @property
@@ -84,7 +84,7 @@ class Training:
         self.trainer.best = tensors
 
     def advance(self, batch: Batch, progress: Progress, done: float) -> dict[str, float]:
-        self.lr = learning_rate(self.train, done, self.train.epochs)
+        self.lr = learning_rate(self.train.optim, done, self.train.epochs)
         return {"loss": float(self.trainer.step(batch, self.lr)), "lr": self.lr}
 
     def end_epoch(self, progress: Progress) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Trainer:
         if train.ema is not None:
             self.averaged = _copy_of(self.module).eval()
         self.best: dict[str, Tensor] = {}
-        self.optimizer = make_optimizer(train, self.module)
+        self.optimizer = make_optimizer(train.optim, self.module)
         self.weight = None if class_weights is None else torch.tensor(class_weights, device=device)
 
     def step(self, batch: Batch, lr: float) -> Tensor:
@@ -142,8 +142,8 @@ class Trainer:
         loss = self.loss(*self.placement.batch(batch))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.train.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.train.grad_clip)
+        if self.train.optim.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.train.optim.grad_clip)
         self.optimizer.step()
         if self.train.ema is not None:
             self._average(self.train.ema)

@@ -44,7 +44,8 @@ class Learner(Protocol[Given]):
     """Tensors that were set aside; they are part of a checkpoint."""
 
     def advance(self, batch: Given, progress: Progress, done: float) -> dict[str, float]:
-        """One step when the share `done` (0 to 1) of all steps has passed. Returns what to follow, `loss` among it."""
+        """One step when the share `done` (0 to 1) of all steps has passed. Returns what to follow, `loss` among it: a number
+        that is not finite ends the course."""
         ...
 
     def end_epoch(self, progress: Progress) -> dict[str, Any]:
@@ -81,9 +82,8 @@ def run_epochs(learner: Learner[B], batches: Source[B], epochs: int, checkpoint_
         since, start = time.monotonic(), progress.step
         for batch in batches.epoch(progress.epoch, progress.step):
             numbers = learner.advance(batch, progress, (progress.epoch * steps + progress.step) / (epochs * steps))
-            _require_finite(
-                math.isfinite(numbers["loss"]), f"the loss is {numbers['loss']}", learner, progress, steps, checkpoint
-            )
+            for name, value in numbers.items():
+                _require_finite(math.isfinite(value), f"the {name} is {value}", learner, progress, steps, checkpoint)
             progress.step += 1
             for name, value in numbers.items():
                 progress.sums[name] = progress.sums.get(name, 0.0) + value
@@ -113,7 +113,7 @@ def _require_finite(
 ) -> None:
     """Raise FloatingPointError naming the step, the last good checkpoint and what may help unless `finite`.
 
-    Asked of the loss at each step and of the weights before each checkpoint, so that no checkpoint is ever a broken one.
+    Asked of the numbers of each step and of the weights before each checkpoint, so that no checkpoint is ever a broken one.
     """
     if finite:
         return

@@ -1,81 +1,50 @@
-"""Optimizers and learning-rate schedules of trainings and searches."""
+"""How weights learn: optimizer, learning rate and its course. The torch part is in torch_optim.py."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
-
-import torch
-from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
-    from edgesmith.pipeline.train import Train
-
-    from .optimization import Optim
-
-    Learning: TypeAlias = Optim | Train | SqueezeNasSearch
-    """Configurations with the fields of an optimizer and its schedule."""
+from dataclasses import dataclass
+from typing import Literal
 
 
-def make_optimizer(learning: Learning, module: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a module's weights, its state allocated at once so that a checkpoint can be restored into it."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, p in module.named_parameters():
-        factor = learning.head_lr_factor if "classifier" in name else 1.0
-        groups.setdefault((factor, learning.weight_decay if p.ndim > 1 else 0.0), []).append(p)
-    parameters = [{"params": ps, "factor": f, "weight_decay": d} for (f, d), ps in groups.items()]
-    if learning.optimizer == "sgd":
-        return allocated(torch.optim.SGD(parameters, lr=learning.lr, momentum=learning.momentum))
-    return allocated(torch.optim.AdamW(parameters, lr=learning.lr))
+@dataclass(frozen=True)
+class Optim:
+    """An optimizer of weights and the schedule of its learning rate."""
 
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW with its usual betas."""
+    lr: float = 0.05
+    """Peak learning rate."""
+    head_lr_factor: float = 1.0
+    """The classifiers learn at lr times this."""
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 1e-5
+    """Not applied to batch norms and biases."""
+    schedule: Literal["poly", "cosine", "step", "exponential"] = "poly"
+    """How the learning rate falls."""
+    power: float = 0.9
+    """Exponent of the poly schedule."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Where in the course (0 to 1) the step schedule divides the learning rate by 10."""
+    decay: float = 0.99
+    """Factor that the exponential schedule applies after each epoch."""
+    warmup: float = 0.0
+    """Share of the course over which the learning rate rises linearly from 0."""
+    grad_clip: float | None = None
+    """Largest norm of the gradient; null for no limit."""
 
-def allocated(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """`optimizer` (SGD, Adam or AdamW) with the state that it would else allocate in its first step."""
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            if isinstance(optimizer, torch.optim.SGD):
-                if group["momentum"]:
-                    optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                continue
-            zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-            optimizer.state[p].update({"step": torch.zeros((), dtype=torch.float32), **zeros})
-    return optimizer
-
-
-def forget_removed(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
-    """Drop the parameters that `module` no longer has, with their state."""
-    left = {id(p) for p in module.parameters()}
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            if id(p) not in left:
-                optimizer.state.pop(p, None)
-        group["params"] = [p for p in group["params"] if id(p) in left]
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the optimizer's state, by the place of its parameter."""
-    for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-        for k, v in optimizer.state[p].items():
-            yield f"{i}/{k}", v
-
-
-def learning_rate(learning: Learning, done: float, epochs: int) -> float:
-    """Learning rate when the share `done` (0 to 1) of the steps of `epochs` epochs has passed."""
-    if done < learning.warmup:
-        return learning.lr * (done + 1e-3) / (learning.warmup + 1e-3)
-    if learning.schedule == "exponential":
-        return learning.lr * learning.decay ** math.floor(done * epochs + 1e-9)  # done is a quotient: 3 epochs may be 2.999...
-    done = (done - learning.warmup) / (1 - learning.warmup) if learning.warmup < 1 else 1.0
-    if learning.schedule == "poly":
-        return learning.lr * float((1 - done) ** learning.power)
-    if learning.schedule == "cosine":
-        return learning.lr * 0.5 * (1 + math.cos(math.pi * done))
-    return learning.lr * 0.1 ** sum(done >= m for m in learning.milestones)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give each group `lr` times its own factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["factor"]
+    def __post_init__(self) -> None:
+        limits: list[tuple[bool, str, str]] = [
+            *((getattr(self, n) > 0, n, "is not above 0") for n in ("lr", "head_lr_factor", "power")),
+            (self.weight_decay >= 0, "weight_decay", "is below 0"),
+            *((0 <= getattr(self, n) <= 1, n, "is not between 0 and 1") for n in ("momentum", "warmup")),
+            (0 < self.decay <= 1, "decay", "is not above 0 and at most 1"),
+            (self.grad_clip is None or self.grad_clip > 0, "grad_clip", "is not above 0"),
+            (
+                list(self.milestones) == sorted(self.milestones) and all(0 < m < 1 for m in self.milestones),
+                "milestones",
+                "are not rising numbers between 0 and 1",
+            ),
+        ]
+        if problems := [f"{name}: {getattr(self, name)} {what}" for good, name, what in limits if not good]:
+            raise ValueError("\n".join(problems))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from .options import json_option, show_result
 
+if TYPE_CHECKING:
+    from edgesmith.pipeline.search.fasterseg_derive import Target
+
+NETS = ("student", "teacher", "pruned_teacher")  # fasterseg_derive.OUTCOMES, whose module --help need not load
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -34,17 +38,29 @@ def derive() -> None:
 
 @derive.command("fasterseg")
 @click.option("--logits", type=FILE, required=True, metavar="JSON", help="Architecture logits of a search.")
-@click.option("--net", type=click.Choice(("student", "teacher")), default="student", show_default=True, help="Which network.")
+@click.option(
+    "--net",
+    type=click.Choice(NETS),
+    default="student",
+    show_default=True,
+    help="Which network.",
+)
 @click.option("--rule", type=click.Choice(("paper", "replay")), default="paper", show_default=True, help="See above.")
 @click.option("--scales", type=ScalesType(), help="Last rates of the branches. Default: the best that the file has scores of.")
+@click.option("--target", type=float, metavar="T", help="T of Eq. 5, in the unit of the file's latencies.")
+@click.option("--alpha", type=float, help="w of Eq. 6 where the latency is at most T.")
+@click.option("--beta", type=float, help="w of Eq. 6 where it is above T.")
 @click.option("--name", help="Name of the network. Default: made from its digest.")
 @click.option("--out", type=FILE, required=True, metavar="ARCH.json", help="Architecture to write.")
 @json_option
 def derive_fasterseg(
     logits: Path,
-    net: Literal["student", "teacher"],
+    net: Literal["student", "teacher", "pruned_teacher"],
     rule: Literal["paper", "replay"],
     scales: tuple[int, ...] | None,
+    target: float | None,
+    alpha: float | None,
+    beta: float | None,
     name: str | None,
     out: Path,
     as_json: bool,
@@ -58,32 +74,36 @@ def derive_fasterseg(
 
     Cells that came out as skips are left out, as long as the network stays deep enough, and branches have their first equal
     cells in common. Which branches it has is decided by mIoU * (latency / T)**w of the sets that the file has both numbers
-    of (FasterSeg, Eq. 5), unless --scales names them.
+    of (FasterSeg, Eq. 5), unless --scales names them. T and w are those of the search, where its search.json lies beside the
+    logits, or the paper's (8.3 ms, -0.07); --target, --alpha and --beta say otherwise. --net pruned_teacher has the teacher's
+    branches and operators, at the smallest width.
 
     --rule replay puts a branch's single downsampling one layer earlier, as the authors' code does: the published networks
     come out only so. A new search has no use for it.
     """
     from edgesmith.deploy.files import write_json
     from edgesmith.pipeline.search import fasterseg_derive as rules
-    from edgesmith.pipeline.search.fasterseg_space import RATES, read_logits
+    from edgesmith.pipeline.search.fasterseg_space import RATES, Net, read_logits
 
     found = read_logits(logits)
-    if net not in found.logits:
-        raise ValueError(f"--net: {logits} has no {net}, only {', '.join(found.logits)}")
-    scores = found.candidates(net)
+    source: Net = "student" if net == "student" else "teacher"
+    if source not in found.logits:
+        raise ValueError(f"--net: {logits} has no {source}, only {', '.join(found.logits)}")
+    scores = found.candidates(source)
+    by, of = _target(logits, {"T": target, "alpha": alpha, "beta": beta})
     if scales is None:
         if not scores:
             raise ValueError(f"--scales: {logits} has no mIoU and latency of any branches; name them, as in --scales 32,16")
-        scales = rules.choose_scales(scores, rules.Target())
-    arch = rules.derive(found.space, found.logits[net], net, scales, rule)
-    arch = replace(arch, name=name or f"fasterseg-{net}-{arch.digest[:8]}")
+        scales = rules.choose_scales(scores, by)
+    arch = rules.derived(found, net, scales, rule)
+    arch = replace(arch, name=name or arch.name)
     write_json(out, arch.to_json())
     candidates = [
         {
             "rates": [RATES[s] for s in key],
             "val_miou": score.miou,
             "latency": score.latency,
-            "target": rules.Target().of(score),
+            "target": by.of(score),
             "chosen": key == scales,
         }
         for key, score in scores.items()
@@ -96,7 +116,30 @@ def derive_fasterseg(
             "rates": list(arch.last_scales),
             "cells": [len(b) for b in arch.branches],
             "shared": arch.shared,
+            "target": {**asdict(by), "of": of},
             "candidates": candidates,
         },
         as_json,
     )
+
+
+def _target(logits: Path, given: dict[str, float | None]) -> tuple[Target, str]:
+    """What chooses among the sets of branches, and whose it is: the search's that left `logits`, or the paper's."""
+    from edgesmith.deploy.files import read_json
+    from edgesmith.pipeline.search.fasterseg_derive import Target
+
+    found, of, path = Target(), "the paper", logits.parent / "search.json"
+    summary = read_json(path) if path.is_file() else None
+    if isinstance(summary, dict) and summary.get("method") == "fasterseg":
+        try:
+            found, of = Target(**{name: float(value) for name, value in summary["target"].items()}), str(path)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ValueError(f"{path}: target must hold the numbers T (above 0), alpha and beta") from None
+    changes = {name: value for name, value in given.items() if value is not None}
+    if not changes:
+        return found, of
+    options = " ".join(f"--{'target' if name == 'T' else name}" for name in changes)
+    try:
+        return replace(found, **changes), options if len(changes) == len(given) else f"{options}, else {of}"
+    except ValueError as e:
+        raise ValueError(f"--target: {e}") from None

@@ -21,31 +21,40 @@ def table() -> None:
 
 
 @table.command("measure")
-@click.argument("space", metavar="SPACE|ARCH")
-@click.option("--input", "input_hw", type=SIZE, required=True, help="Frame and network size.")
+@click.argument("space", metavar="SPACE|ARCH|RECIPE")
+@click.option("--input", "input_hw", type=SIZE, help="Frame and network size. A recipe says it itself.")
 @click.option("--out", type=FILE, required=True, metavar="JSON", help="Table to write, or to go on with.")
-@click.option("--classes", type=click.IntRange(1, 255), default=19, show_default=True, help="Classes of the network.")
+@click.option("--classes", type=click.IntRange(1, 255), help="Classes of the network. Default: 19, or the recipe's.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one field of the recipe. Repeatable.")
 @click.option("--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True, help="Engine that runs it.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the engine. Default: one a core.")
 @json_option
 def table_measure(
-    space: str, input_hw: tuple[int, int], out: Path, classes: int, backend: Any, threads: int, as_json: bool
+    space: str,
+    input_hw: tuple[int, int] | None,
+    out: Path,
+    classes: int | None,
+    overrides: tuple[str, ...],
+    backend: Any,
+    threads: int,
+    as_json: bool,
 ) -> None:
     """Time every piece that the networks of SPACE are made of.
 
     SPACE is a search space of SqueezeNAS (small, large, xlarge) or that of FasterSeg (fasterseg), whose cells are measured with
-    every operator and at every width; zoo:NAME or ARCH.json measures the pieces of one network. Each distinct piece is exported
-    alone, by what exports whole networks, and timed warm in rounds over all of them. Stopped or killed, the same command goes
-    on; what is measured is not measured again. A table is of one machine, and so is its use.
+    every operator and at every width; zoo:NAME or ARCH.json measures the pieces of one network, and a recipe (its name or
+    RECIPE.yaml) those that its search needs, for its dataset and at its size. Each distinct piece is exported alone, by what
+    exports whole networks, and timed warm in rounds over all of them. Stopped or killed, the same command goes on; what is
+    measured is not measured again. A table is of one machine, and so is its use.
     """
-    from edgesmith.models import Segmentation
     from edgesmith.pipeline.events import close_view, view_for
     from edgesmith.pipeline.latency.measure import measure, spread
 
     view = view_for(sys.stderr)
     try:
-        pieces = _pieces(space, Segmentation(classes), input_hw)
-        measured = measure(pieces, out, input_hw=input_hw, classes=classes, backend=backend, threads=threads, log=_staged(view))
+        pieces, task, hw = _wanted(space, classes, input_hw, overrides)
+        options = {"backend": backend, "threads": threads, "log": _staged(view)}
+        measured = measure(pieces, out, input_hw=hw, classes=task.classes, **options)
     finally:
         close_view(view)
     result = {"table": str(out), "digest": measured.digest, "entries": len(measured.entries), **spread(measured)}
@@ -75,23 +84,46 @@ def table_sum(arch: str, path: Path, as_json: bool) -> None:
     show_result({**found, "parts": rows}, as_json)
 
 
+def _wanted(
+    space: str, classes: int | None, input_hw: tuple[int, int] | None, overrides: tuple[str, ...]
+) -> tuple[dict[str, Any], Any, tuple[int, int]]:
+    """The pieces that `space` means, by key, with the task that they are measured for and the size."""
+    from edgesmith.models import Segmentation
+    from edgesmith.pipeline import recipe
+    from edgesmith.pipeline.recipes import names
+
+    if space in names() or space.endswith((".yaml", ".yml")):
+        if classes is not None or input_hw is not None:
+            raise ValueError(f"--{'input' if classes is None else 'classes'}: goes without a recipe, which says it")
+        search = recipe.read(space, overrides).resolved.search
+        if search is None:
+            raise ValueError(f"RECIPE: {space} has no section search, so that there is nothing to measure for it")
+        return search.pieces()
+    if overrides:
+        raise ValueError(f"--set: goes with a recipe, and {space!r} is none")
+    if input_hw is None:
+        raise ValueError("--input: missing; the frame and network size, as in 360x480")
+    task = Segmentation(19 if classes is None else classes)
+    return _pieces(space, task, input_hw), task, input_hw
+
+
 def _pieces(space: str, task: Any, input_hw: tuple[int, int]) -> dict[str, Any]:
     """All pieces of `space`, or of the one network that it names, by key."""
     from edgesmith.pipeline.derive import Derive
     from edgesmith.pipeline.latency.measure import distinct
-    from edgesmith.pipeline.search import fasterseg_costs
+    from edgesmith.pipeline.search import fasterseg_costs, squeezenas_costs
     from edgesmith.pipeline.search.fasterseg_space import Space
-    from edgesmith.pipeline.search.squeezenas_space import NAMES, SPACES
+    from edgesmith.pipeline.search.squeezenas_space import SPACES
     from edgesmith.pipeline.search.squeezenas_space import space as squeezenas
 
     if space == "fasterseg":
         return fasterseg_costs.pieces(Space(), task, input_hw)
     found = next((squeezenas(name) for name in SPACES if name == space), None)
     if found is not None:
-        return distinct([found.arch([j] * len(found), name) for j, name in enumerate(NAMES)], task, input_hw)
+        return squeezenas_costs.pieces(found, task, input_hw)
     if not space.startswith("zoo:") and not space.endswith(".json"):
         spaces = ", ".join((*SPACES, "fasterseg"))
-        raise ValueError(f"SPACE: {space!r} is neither a search space ({spaces}) nor zoo:NAME nor a .json file")
+        raise ValueError(f"SPACE: {space!r} is neither a search space ({spaces}) nor zoo:NAME nor a .json file nor a recipe")
     return distinct([Derive(space).value], task, input_hw)
 
 

@@ -2,7 +2,9 @@
 
 A plan is JSON with the operators of ours in the graph and the size of its frame. Running one takes FAKE_MS milliseconds (JSON
 by operators, joined with +; `native` without any) on the fake driver's clock. Its labels are the frame's first channel, and
-one more where FAKE_WRONG names the operators. FAKE_REFUSES names an operator that the parser refuses.
+one more where FAKE_WRONG names the operators. FAKE_HANGS, FAKE_DIES, FAKE_FAILS and FAKE_FLOATS name
+those of a plan that never comes back, ends the process, is not run, or whose labels are no bytes. FAKE_REFUSES names an
+operator that the parser refuses; with FAKE_SILENT the inspector says nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,7 +80,8 @@ class OnnxParser:
         if model.functions:  # the real parser would take a function's body and leave the plugin out
             self.said.append("there are functions in the graph")
         self.said += [f"no plugin {name}" for name in used if name not in registered]
-        self.said += [f"{name} is refused" for name in used if name == os.environ.get("FAKE_REFUSES")]
+        refused = os.environ.get("FAKE_REFUSES")
+        self.said += [f"{n.op_type} is refused" for n in model.graph.node if n.op_type == refused]
         self.network.operators = sorted(set(used))
         self.network.hw = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[:2]]
         return not self.said
@@ -115,6 +120,8 @@ class Engine:
         return self
 
     def create_engine_inspector(self) -> Any:
+        if "FAKE_SILENT" in os.environ:
+            return SimpleNamespace(get_engine_information=lambda form: "{}")
         layers = [{"Name": self.name, "LayerType": "Fake"}]
         return SimpleNamespace(
             get_engine_information=lambda form: json.dumps({"Layers": layers, "Bindings": ["frame", "labels"]})
@@ -127,7 +134,7 @@ class Engine:
         return "input" if name == "frame" else "output"
 
     def get_tensor_dtype(self, name: str) -> str:
-        return "uint8"
+        return "float" if name == "labels" and self.name == os.environ.get("FAKE_FLOATS") else "uint8"
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return (*self.hw, 3) if name == "frame" else tuple(self.hw)
@@ -136,6 +143,12 @@ class Engine:
         self.addresses[name] = address
 
     def execute_async_v3(self, stream: int) -> bool:
+        if self.name == os.environ.get("FAKE_HANGS"):
+            time.sleep(600)
+        if self.name == os.environ.get("FAKE_DIES"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if self.name == os.environ.get("FAKE_FAILS"):
+            return False
         pixels = self.hw[0] * self.hw[1]
         frame = np.frombuffer(ctypes.string_at(self.addresses["frame"], 3 * pixels), np.uint8)
         labels = frame[::3] + np.uint8(self.name == os.environ.get("FAKE_WRONG"))

@@ -18,8 +18,7 @@ from edgesmith.deploy.bundle import Bundle
 from edgesmith.deploy.engines.tensorrt_options import PlanOptions
 from edgesmith.deploy.files import sha256_file
 from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, Slot, open_artifact
-from edgesmith.pipeline.build import Build, installed_version
-from edgesmith.pipeline.building.best import fastest
+from edgesmith.pipeline.build import Build, installed_version, known_graph, remove_engines
 
 Make = Callable[..., OnnxModel]
 
@@ -245,26 +244,21 @@ def test_best_says_why_and_leaves_only_what_it_chose(calibrated: OnnxModel, tmp_
         said.setdefault(event, fields)
 
     made = Build(precision="best")(calibrated, Slot(tmp_path / "bundle", log=log))
-    (chosen,) = json.loads((made.path / "provenance.json").read_text())["best"]
+    chosen = made.sidecar["engines"][0]["best"]
     assert chosen["precision"] == said["precision"]["chosen"]
     assert set(chosen["median_ms"]) == {"fp32", "fp16", "int8"}
     assert chosen["why"].startswith("medians of 30 frames in turn: fp32 ")
     graphs = {"model.onnx"} | ({f"model.{chosen['precision']}.onnx"} if chosen["precision"] != "fp32" else set())
     assert {p.name for p in made.path.glob("*.onnx")} == graphs
+    assert (made.path / "provenance.json").read_bytes() == (calibrated.path / "provenance.json").read_bytes()
     with Bundle.open(made.path).engine() as engine:
         assert engine.precision == chosen["precision"]
 
 
 def test_best_without_a_calibration_says_that_int8_was_not_measured(make_model: Make, tmp_path: Path) -> None:
     made = Build(precision="best")(make_model(), Slot(tmp_path / "bundle"))
-    (chosen,) = json.loads((made.path / "provenance.json").read_text())["best"]
+    chosen = made.sidecar["engines"][0]["best"]
     assert "int8 was not measured, because the graph is not calibrated" in chosen["why"]
-
-
-def test_a_less_exact_precision_must_be_clearly_faster() -> None:
-    assert fastest({"fp32": 10.0, "fp16": 9.6, "int8": 9.7}, 30).precision == "fp32"
-    assert fastest({"fp32": 10.0, "fp16": 9.0, "int8": 8.9}, 30).precision == "fp16"
-    assert fastest({"fp32": 10.0, "fp16": 12.0, "int8": 4.0}, 30).precision == "int8"
 
 
 def test_best_where_the_backend_cannot_run_is_an_error_with_the_fix(make_model: Make, tmp_path: Path) -> None:
@@ -321,3 +315,20 @@ def test_the_verb_and_a_recipe_take_the_same_options(calibrated: OnnxModel, tmp_
     assert asked == Build(precision="int8", plan=PlanOptions(workspace_mib=512, version_compatible=True))
     sidecar = json.loads((tmp_path / "b/artifact.json").read_text())
     assert sidecar["config"]["plan"]["workspace_mib"] == 512
+
+
+def test_engines_of_a_key_are_removed_with_whatever_plugins_and_no_others(tmp_path: Path) -> None:
+    for name in ("rtx-sm86-fp32-0a1b", "rtx-sm86-fp32-0a1b-zoomed_conv1", "rtx-sm86-fp16-0a1b", "rtx-sm86-fp32-0c2d"):
+        (tmp_path / "engines" / name).mkdir(parents=True)
+        (tmp_path / "engines" / name / "engine.plan").touch()
+    remove_engines(tmp_path, "rtx-sm86-fp32-0a1b")
+    assert sorted(p.name for p in (tmp_path / "engines").iterdir()) == ["rtx-sm86-fp16-0a1b", "rtx-sm86-fp32-0c2d"]
+    remove_engines(tmp_path / "without", "rtx-sm86-fp32-0a1b")
+
+
+def test_a_graph_is_named_where_the_user_knows_it_if_it_is_there(tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / ".bundle.tmp"
+    source.mkdir()
+    (source / "model.onnx").touch()
+    assert known_graph(folder, source, "fp32") == source / "model.onnx"
+    assert known_graph(folder, source, "fp16") == folder / "model.fp16.onnx"

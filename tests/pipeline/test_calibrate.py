@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import signal
@@ -23,8 +22,6 @@ from edgesmith.pipeline.calibrate import Calibrate
 from edgesmith.pipeline.data.choose import spread, stratified
 from edgesmith.pipeline.data.dataset import LabelSet, Sample
 from edgesmith.pipeline.data.spec import Data
-from edgesmith.pipeline.int8.fallback import fall_back
-from edgesmith.pipeline.int8.journal import Journal
 from edgesmith.pipeline.stage import stage_key
 
 SETTINGS: dict[str, Any] = {"frames": 6, "held_out": 8, "limit_drop": 5.0}
@@ -208,14 +205,6 @@ def test_a_killed_calibration_goes_on_where_it_was(ruined: tuple[OnnxModel, Data
     assert (tmp_path / "out" / FILE).read_bytes() == (tmp_path / "whole" / FILE).read_bytes()
 
 
-def test_what_was_found_under_another_key_is_not_used(tmp_path: Path) -> None:
-    Journal(tmp_path, "a").put("loss", 1)
-    assert Journal(tmp_path, "a").get("loss") == 1
-    assert Journal(tmp_path, "b").get("loss") is None
-    (tmp_path / "journal.json").write_text('{"key": "a", "fo')
-    assert Journal(tmp_path, "a").get("loss") is None
-
-
 def test_the_verb_writes_shows_and_does_not_run_twice(made: tuple[OnnxModel, Data], tmp_path: Path) -> None:
     from edgesmith.pipeline.verbs.calibrate import calibrate
 
@@ -265,29 +254,3 @@ def test_frames_are_chosen_so_that_rare_classes_occur() -> None:
     assert stratified(Stripes(), 500, seed=0) == list(range(200))
     assert spread(list(range(100)), 3) == [0, 50, 99]
     assert spread([4, 9], 8) == [4, 9]
-
-
-def test_fallback_holds_back_little_and_keeps_the_limit() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        names = [f"n{i}" for i in range(8)]
-        macs = {n: int(rng.integers(1, 100)) for n in names}
-        errors = {n: float(rng.exponential(0.1)) for n in names}
-        limit = 0.5 * sum(v**2 for v in errors.values())
-
-        def drop(held: frozenset[str], errors: dict[str, float] = errors) -> float:
-            return sum(v**2 for n, v in errors.items() if n not in held)
-
-        best = fall_back(macs, errors, drop, limit).best
-        assert drop(best.held) <= limit
-        subsets = itertools.chain.from_iterable(itertools.combinations(names, k) for k in range(9))
-        least = min(sum(macs[n] for n in s) for s in subsets if drop(frozenset(s)) <= limit)
-        assert best.int8_share == pytest.approx(1 - sum(macs[n] for n in best.held) / sum(macs.values()))
-        assert sum(macs[n] for n in best.held) <= max(2 * least, least + 30)
-
-
-def test_fallback_does_nothing_when_nothing_is_needed() -> None:
-    choice = fall_back({"a": 1}, {"a": 1.0}, lambda held: 0.4, 0.5)
-    assert choice.best.held == frozenset()
-    assert len(choice.tried) == 1
-    assert fall_back({"a": 1}, {"a": 1.0}, lambda held: 0.6, 0.5).best.int8_share == 0

@@ -79,7 +79,8 @@ def test_a_second_run_does_nothing_again(tiny_recipe: Path, tiny_run: Path) -> N
 def test_a_dry_run_prints_the_resolved_recipe_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_recipe: Path, tmp_path: Path
 ) -> None:
-    code, out, _ = call(monkeypatch, capsys, "run", tiny_recipe, "--out", tmp_path / "x", "--dry-run", "--set", "train.lr=0.5")
+    options = ("--out", tmp_path / "x", "--dry-run", "--set", "train.optim.lr=0.5")
+    code, out, _ = call(monkeypatch, capsys, "run", tiny_recipe, *options)
     assert code == 0
     assert "lr: 0.5" in out
     assert "optimizer: sgd" in out

@@ -21,9 +21,10 @@ derive:
 train:
   epochs: 2
   batch: 4
-  lr: 0.02
   loss: ohem
-  milestones: [0.5, 0.75]
+  optim:
+    lr: 0.02
+    milestones: [0.5, 0.75]
   augment:
     crop_hw: [64, 96]
 export:

@@ -83,9 +83,30 @@ def test_the_paper_scale_recipe_holds_the_papers_numbers() -> None:
     assert (search.resource_weights, search.target) == ("softmax", None)
     for stage in (search, coarse, fine):
         assert stage.augment.crop_hw == (768, 768)
-        assert (stage.optimizer, stage.lr, stage.weight_decay, stage.momentum) == ("sgd", 0.05, 1e-5, 0.9)
-    assert (coarse.epochs, fine.epochs, fine.schedule, fine.milestones) == (40, 100, "step", (0.5, 0.75))
+        assert (stage.optim.optimizer, stage.optim.lr, stage.optim.weight_decay, stage.optim.momentum) == (
+            "sgd",
+            0.05,
+            1e-5,
+            0.9,
+        )
+    assert (coarse.epochs, fine.epochs, fine.optim.schedule, fine.optim.milestones) == (40, 100, "step", (0.5, 0.75))
     assert coarse.data != fine.data
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("train: {optim: {lr: 0.0}}\nsearch: {}", "train.optim.lr = 0.0: 0.0 is not above 0"),
+        ("search: {optim: {milestones: [0.8, 0.5]}}", "search.optim.milestones = [0.8, 0.5]: "),
+        ("search: {method: fasterseg, alternate: {optim: {decay: 2.0}}}", "search.alternate.optim.decay = 2.0: 2.0"),
+        ("train: {lr: 0.1}\nsearch: {}", "train.lr = 0.1: unknown key"),
+    ],
+)
+def test_settings_of_an_optimizer_are_refused_by_their_whole_name(tmp_path: Path, text: str, place: str) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(f"about: x\nexport: {{frame_hw: [64, 96]}}\n{text}\n")
+    with pytest.raises(ValueError, match=re.escape(place)):
+        recipe.read(file)
 
 
 COSEARCH = """
@@ -102,7 +123,7 @@ def test_the_method_says_which_search_a_recipe_means(tmp_path: Path) -> None:
     read = recipe.read(str(tmp_path / "r.yaml"), ["search.space.layers=9", "search.pretrain.epochs=2"])
     assert isinstance(read.search, FasterSegSearch)
     assert (read.search.space.layers, read.search.pretrain.epochs) == (9, 2)
-    assert isinstance(recipe.read("street-search").search, SqueezeNasSearch)
+    assert isinstance(recipe.read("street").search, SqueezeNasSearch)
     with pytest.raises(ValueError, match=r"search\.temperature = .*: unknown key"):
         recipe.read(str(tmp_path / "r.yaml"), ["search.temperature=[5.0, 1.0]"])
     with pytest.raises(

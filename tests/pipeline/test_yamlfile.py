@@ -262,12 +262,52 @@ def test_a_field_of_one_word_says_which_dataclass_is_meant() -> None:
         ("go:\n  way: rode", "r.yaml:2: go.way = rode: needs one of walk, ride; did you mean ride?"),
         ("go:\n  way: []", "r.yaml:2: go.way = []: needs one of walk, ride"),
         ("go: {way: ride, bicycle: 0}", "r.yaml:1: go.bicycle = 0: 0 is not at least 1"),
+        ("go: {bicycle: 2}", "r.yaml:1: go: bicycle is a field of way ride; add `way: ride`"),
+        ("go: {shoes: x, bicycle: 2}", "r.yaml:1: go.bicycle = 2: unknown key; valid keys are way, speed, shoes"),
     ],
 )
 def test_problems_of_a_section_are_those_of_the_dataclass_that_is_meant(text: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is what is looked at
         parse(text, "r.yaml", Trip)
     assert str(caught.value) == message
+
+
+def test_a_wrong_or_missing_word_hides_no_other_problem_of_its_section() -> None:
+    def problems(text: str, *overrides: str) -> list[str]:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is what is looked at
+            parse(text, "r.yaml", Trip, overrides)
+        return str(caught.value).splitlines()
+
+    assert problems("go:\n  way: rode\n  speed: fast\n  bicycle: 0\n  bell: 1") == [
+        "r.yaml:2: go.way = rode: needs one of walk, ride; did you mean ride?",
+        "r.yaml:3: go.speed = fast: needs a number",
+        "r.yaml:5: go.bell = 1: unknown key; valid keys are way, speed, bicycle",
+    ]
+    assert problems("go: {way: fly, bicycle: 0}") == [
+        "r.yaml:1: go.way = fly: needs one of walk, ride",
+        "r.yaml:1: go.bicycle = 0: 0 is not at least 1",
+    ]
+    assert problems("go:\n  speed: fast\n  bicycle: 2") == [
+        "r.yaml:1: go: bicycle is a field of way ride; add `way: ride`",
+        "r.yaml:2: go.speed = fast: needs a number",
+    ]
+    assert problems("{}", "go.bicycle=2") == ["--set go.bicycle=2: go: bicycle is a field of way ride; add `way: ride`"]
+
+
+def test_a_recipe_with_the_other_searchs_fields_is_told_to_name_its_method() -> None:
+    from edgesmith.pipeline.recipe import Recipe
+
+    text = "about: x\nexport: {frame_hw: [64, 96]}\nsearch:\n  alternate: {epochs: 2}\n  arch_lr: fast\n"
+    with pytest.raises(ValueError, match="search") as caught:
+        parse(text, "r.yaml", Recipe)
+    hint, other = str(caught.value).splitlines()
+    assert hint == "r.yaml:3: search: alternate, arch_lr are fields of method fasterseg; add `method: fasterseg`"
+    assert other == "r.yaml:5: search.arch_lr = fast: needs a number"
+    with pytest.raises(ValueError, match="search") as caught:
+        parse(text.replace("search:\n", "search:\n  method: fasterseq\n"), "r.yaml", Recipe)
+    wrong, other = str(caught.value).splitlines()
+    assert wrong == "r.yaml:4: search.method = fasterseq: needs one of squeezenas, fasterseg; did you mean fasterseg?"
+    assert other == "r.yaml:6: search.arch_lr = fast: needs a number"
 
 
 def test_help_says_which_fields_belong_to_which_word() -> None:

@@ -42,18 +42,12 @@ def test_the_table_says_of_tensorrt_for_rtx_what_the_library_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "flag", "monitor", "io"),
-    [
-        ("8.5.2", False, False, False),
-        ("10.3.0", True, True, False),
-        ("10.16.1.11", True, True, False),
-        ("11.1", False, True, True),
-    ],
+    ("version", "flag", "monitor"),
+    [("8.5.2", False, False), ("10.3.0", True, True), ("10.16.1.11", True, True), ("11.1", False, True)],
 )
-def test_versions_of_tensorrt_differ_where_their_headers_do(version: str, flag: bool, monitor: bool, io: bool) -> None:
+def test_versions_of_tensorrt_differ_where_their_headers_do(version: str, flag: bool, monitor: bool) -> None:
     assert supports("strongly_typed_flag", "tensorrt", version) == flag
     assert supports("progress_monitor", "tensorrt", version) == monitor
-    assert supports("io_tensors_in_layer_json", "tensorrt", version) == io
 
 
 def test_what_is_not_honoured_is_put_in_words() -> None:

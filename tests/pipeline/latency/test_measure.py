@@ -65,7 +65,7 @@ def cut(shipped: squeezenas.SqueezeNasModule) -> dict[str, ModelProto]:
 @pytest.fixture(scope="module")
 def network(shipped: squeezenas.SqueezeNasModule, cut: dict[str, ModelProto]) -> ModelProto:
     """The graph of the whole network, with the pieces' weights: a bias of zeros would be left out."""
-    return export._network_graph(shipped, HW)
+    return export.network_graph(shipped, HW)
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +190,21 @@ measure.measure(pieces, Path(sys.argv[2]), input_hw=(64, 96), classes=5, threads
 """
 
 
+def test_graphs_that_other_versions_made_are_exported_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = {k: p for k, p in measure.distinct([ARCH], TASK, HW).items() if p.kind in ("frame", "labels")}
+    made: list[str] = []
+
+    def log(event: str, **fields: object) -> None:
+        made.append(event)
+
+    for _ in range(2):
+        measure.export_pieces(pieces, tmp_path / "t.json", log=log)
+    assert len(made) == len(pieces)
+    monkeypatch.setattr(measure, "tool_versions", lambda: {"onnx": "0.0"})
+    measure.export_pieces(pieces, tmp_path / "t.json", log=log)
+    assert len(made) == 2 * len(pieces)
+
+
 def test_killed_while_it_exports_and_while_it_times_it_goes_on(tmp_path: Path) -> None:
     (tmp_path / "arch.json").write_text(json.dumps(ARCH.to_json()))
     path = tmp_path / "t.json"
@@ -230,6 +245,28 @@ def test_a_piece_that_cannot_be_exported_stops_no_other(tmp_path: Path, monkeypa
     assert [p.partition(" ")[0] for p in Table.read(tmp_path / "t.json").entries] == ["frame", "stem"]
     monkeypatch.undo()
     assert len(measured_into(tmp_path / "t.json", pieces).entries) == 3
+
+
+def test_pieces_that_were_exported_before_are_only_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, path = measure.part_graph, tmp_path / "t.json"
+    pieces = {k: p for k, p in measure.distinct([ARCH], TASK, HW).items() if p.kind in ("frame", "stem", "labels")}
+
+    def fails(part: Part) -> ModelProto:
+        raise RuntimeError("exported again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(measure, "part_graph", lambda part: fails(part) if part.kind == "labels" else real(part))
+        with pytest.raises(RuntimeError, match=r"1 of 3 pieces could not be exported; .*remove .*exported\.json"):
+            measure.export_pieces(pieces, path)
+    exported = sorted((tmp_path / ".t.json.graphs").glob("*.onnx"))
+    assert len(exported) == 2
+    (tmp_path / ".t.json.graphs" / "exported.json").unlink()  # a failure is a result: to try again, it goes
+    assert measure.export_pieces(pieces, path) == 3
+    assert not path.exists()
+    monkeypatch.setattr(measure, "part_graph", fails)
+    assert measure.export_pieces(pieces, path) == 3
+    assert list(measured_into(path, pieces).entries) == list(pieces)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
 
 
 def test_a_table_of_another_kind_is_not_gone_on_with(measured: Table, tmp_path: Path) -> None:

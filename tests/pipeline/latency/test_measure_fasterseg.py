@@ -72,7 +72,7 @@ def test_the_network_is_its_pieces_put_together(shipped: fasterseg.FasterSegModu
     for name, graph in cut.items():
         for key, count in operators(graph).items() if name not in ("frame", "labels") else ():
             together[key] = together.get(key, 0) + count
-    assert together == operators(cleaned(export._network_graph(shipped, HW)))
+    assert together == operators(cleaned(export.network_graph(shipped, HW)))
 
 
 def test_the_space_is_measured_by_its_name() -> None:

@@ -91,8 +91,30 @@ def test_the_course_says_what_was_found_and_lists_every_epoch(runs: tuple[Path, 
     assert f"{PRETRAIN} + {SEARCH}" in said
     assert said.count("pretrain") > PRETRAIN
     assert "decoupled latency term" in said
-    for name in ("relaxed latency, ms", "entropy of the student's choices", "weight λ of the latency"):
+    for name in (
+        "the weights' half",
+        "the architecture's",
+        "relaxed latency, ms",
+        "entropy of the student's choices",
+        "weight λ of the latency",
+    ):
         assert name in said
+
+
+def test_both_halves_losses_are_drawn_and_one_alone_where_a_search_recorded_one(run: Path) -> None:
+    both = r'aria-label="OHEM loss a head and pass [^"]*half: [^"]*, the architecture'
+    assert re.search(both, page_of(run))
+    summary = read_json(run / "search" / "search.json")
+    for row in summary["history"]:
+        row.pop("arch_loss", None)
+        row.pop("arch_pixel_loss", None)
+    write(run / "search" / "search.json", summary)
+    assert whole(report_of(run))
+    assert not re.search(both, page_of(run))
+
+
+def page_of(run: Path) -> str:
+    return write_report(run, ()).read_text()
 
 
 def test_probabilities_of_every_cell_are_drawn_over_the_epochs(runs: tuple[Path, Path]) -> None:

@@ -77,7 +77,7 @@ def make_run(folder: Path, hw: tuple[int, int] = (64, 96), frames: int = 2, name
     for name in ("arch", "train", "onnx", "bundle", "validation"):
         sidecar = {"kind": name, "key": "k", "digest": name.encode().hex().ljust(64, "0"), "stage": name.title(), "version": 1}
         write(folder / name / "artifact.json", {**sidecar, "tools": {"numpy": "2"}, "written": "2025-05-01T10:00:00+0000"})
-    recipe = "about: Train on the street, from scratch.  # <b>\ntrain:\n  epochs: 12\n  lr: 0.05\n"
+    recipe = "about: Train on the street, from scratch.  # <b>\ntrain:\n  epochs: 12\n  optim: {lr: 0.05}\n"
     write(folder / "recipe.yaml", recipe)
     write(
         folder / "environment.json", {"tools": {"python": "3.11.7"}, "processor": "A processor", "cores": 2, "memory_gb": 7.8}

@@ -59,7 +59,8 @@ def test_the_recipe_has_the_papers_numbers() -> None:
         assert (phase.optim.schedule, phase.optim.decay, phase.optim.grad_clip) == ("exponential", 0.99, 5.0)
     assert chosen.teacher is not None
     for train in (chosen.teacher.train, chosen.train):
-        assert (train.lr, train.decay, train.schedule, train.batch) == (0.01, 0.992, "exponential", 12)
+        assert (train.optim.lr, train.optim.decay, train.optim.schedule) == (0.01, 0.992, "exponential")
+        assert train.batch == 12
         assert (train.loss, train.aux_weight, train.augment.crop_hw) == ("ohem", 0.2, (512, 1024))
     assert chosen.train.distil == Distil()
     assert chosen.teacher.train.distil is None
@@ -69,9 +70,9 @@ def test_latency_takes_the_papers_lambda_and_target(shared: Path) -> None:
     table = shared / "facts" / "fasterseg_1080ti_lut.json"
     _, search = read(
         "search.resource=latency", f'search.table="{table}"', "search.latency_weight=0.01", "search.target.T=8.3",
-        "search.fps_band=[155, 175]", "search.latency_weights=table",
+        "search.fps_band=[155, 175]", "search.latency_weights=balanced",
     )  # fmt: skip
-    assert (search.latency_weights, search.fps_band) == ("table", (155.0, 175.0))
+    assert (search.latency_weights, search.fps_band) == ("balanced", (155.0, 175.0))
     assert set(search.environment) == {"table"}
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from edgesmith.calibration.table import Table
 from edgesmith.models.arch import Segmentation
 from edgesmith.models.cost import convolutions
 from edgesmith.models.parts import parts
-from edgesmith.pipeline.search.costs import RESOURCES, Resource
-from edgesmith.pipeline.search.fasterseg_costs import COUNTED, Costs, costs, pieces
+from edgesmith.pipeline.search.fasterseg_costs import Costs, costs, pieces, require_whole
 from edgesmith.pipeline.search.fasterseg_derive import branch, derive, pruned
 from edgesmith.pipeline.search.fasterseg_space import NETS, RATES, Logits, Space
+from edgesmith.pipeline.search.resources import COUNTED, RESOURCES, Resource
 
 TASK = Segmentation(7)
 HW = (72, 104)  # neither 1/8 nor 1/16 of it is even
@@ -129,7 +130,32 @@ def test_latency_needs_a_table_of_its_own_size() -> None:
     with pytest.raises(ValueError, match="table: latency needs a table"):
         costs(SPACE, TASK, "latency", HW)
     table = measured(SPACE, HW)
-    with pytest.raises(ValueError, match="is of 72x104, the search of 64x64: edgesmith table measure fasterseg --input 64x64"):
+    with pytest.raises(ValueError, match=r"is of 72x104 and 7 classes, the search of 64x64 and 7: .* measure RECIPE\.yaml$"):
         costs(SPACE, TASK, "latency", (64, 64), table)
-    with pytest.raises(ValueError, match="is of 7 classes, the search of 5"):
+    with pytest.raises(
+        ValueError, match="is of 72x104 and 7 classes, the search of 72x104 and 5: edgesmith table measure RECIPE"
+    ):
         costs(SPACE, Segmentation(5), "latency", HW, table)
+
+
+@pytest.mark.parametrize("kind", ["cell", "refine", "head"])
+def test_a_table_with_holes_is_refused_with_their_number_the_first_and_the_command(kind: str) -> None:
+    space = Space(layers=8)
+    table = measured(space, HW)
+    require_whole(table, space, TASK, HW, NETS)
+    of_kind = [key for key, part in pieces(space, TASK, HW).items() if part.kind == kind]
+    holed = replace(table, entries={k: v for k, v in table.entries.items() if k not in of_kind}, source="t.json")
+    with pytest.raises(ValueError, match=rf"t.json lacks {len(of_kind)} of the \d+ pieces of the space, first ") as refused:
+        require_whole(holed, space, TASK, HW, NETS)
+    assert repr(of_kind[0]) in str(refused.value)
+    assert "edgesmith table measure fasterseg --input 72x104 --classes 7 --out t.json" in str(refused.value)
+
+
+def test_a_search_of_a_student_alone_needs_no_piece_of_a_teacher() -> None:
+    space = Space(layers=8)
+    entries = dict(measured(space, HW).entries)
+    own = pieces(space, TASK, HW, ("student",))
+    table = replace(measured(space, HW), entries={k: v for k, v in entries.items() if k in own})
+    require_whole(table, space, TASK, HW, ("student",))
+    with pytest.raises(ValueError, match="of the space, first 'stem "):
+        require_whole(table, space, TASK, HW, NETS)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edgesmith import models
+from edgesmith.deploy.files import read_json
 from edgesmith.models.arch import Arch, FasterSeg
 from edgesmith.pipeline import cli
 from edgesmith.pipeline.artifacts import SearchResult
@@ -347,3 +348,47 @@ def test_the_verb_says_what_is_missing(
     code, _, err = call(monkeypatch, capsys, "derive", "fasterseg", "--logits", tmp_path / "none.json", "--out", out)
     assert code == 2
     assert not out.exists()
+
+
+def test_the_verb_takes_the_target_of_the_search_and_says_whose_it_took(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], searched: SearchResult, tmp_path: Path
+) -> None:
+    logits, summary = searched.path / "logits.json", searched.path / "search.json"
+    base = ("derive", "fasterseg", "--logits", logits, "--out", tmp_path / "arch.json", "--json")
+
+    def derived(*options: object) -> tuple[list[int], dict[str, Any]]:
+        code, said, err = call(monkeypatch, capsys, *base, *options)
+        assert code == 0, err
+        result = json.loads(said)
+        assert [c["rates"] for c in result["candidates"] if c["chosen"]] == [result["rates"]]
+        return result["rates"], result["target"]
+
+    # mIoU 0.30, 0.40, 0.39 in 5, 6 and 9 ms: whose latency is above T matters more, the larger -beta.
+    own = {"T": 5.5, "alpha": 0.0, "beta": -9.0}
+    summary.write_text(json.dumps({"method": "fasterseg", "unit": "ms", "target": own}))
+    assert derived() == ([16, 8], {**own, "of": str(summary)})
+    assert derived("--target", 7) == ([32, 8], {**own, "T": 7.0, "of": f"--target, else {summary}"})
+    assert derived("--target", 8, "--alpha", 0, "--beta", 0)[1]["of"] == "--target --alpha --beta"
+    assert derived("--beta", 0)[0] == [32, 8]
+    assert derived("--scales", "32,16")[0] == [32, 16]
+    for other in (None, {"method": "squeezenas"}):
+        summary.write_text(json.dumps(other))
+        assert derived() == ([32, 8], {"T": 8.3, "alpha": -0.07, "beta": -0.07, "of": "the paper"})
+    summary.unlink()
+    assert derived()[1]["of"] == "the paper"
+    code, _, err = call(monkeypatch, capsys, *base, "--target", 0)
+    assert (code, "--target: T: 0.0 is not above 0" in err) == (2, True)
+    numbers = {"T": 8.3, "alpha": 0, "beta": 0}
+    for broken in ({"T": 8.3, "gamma": 0}, *({**numbers, **wrong} for wrong in ({"T": "x"}, {"T": 0}, {"beta": "x"})), [1]):
+        summary.write_text(json.dumps({"method": "fasterseg", "target": broken}))
+        code, _, err = call(monkeypatch, capsys, *base)
+        assert (code, f"{summary}: target must hold" in err) == (2, True)
+
+
+def test_the_verb_derives_the_pruned_teacher_that_the_stage_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], searched: SearchResult, tmp_path: Path
+) -> None:
+    out = tmp_path / "arch.json"
+    arguments = ("derive", "fasterseg", "--logits", searched.path / "logits.json", "--net", "pruned_teacher", "--out", out)
+    assert call(monkeypatch, capsys, *arguments)[0] == 0
+    assert Arch.from_json(read_json(out)) == Derive(net="pruned_teacher").chosen(searched)

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from edgesmith.calibration.fingerprint import Fingerprint
+from edgesmith.calibration.table import Table
 from edgesmith.deploy.files import read_json
 from edgesmith.models.arch import Arch, Segmentation
 from edgesmith.models.cost import macs
@@ -28,12 +30,13 @@ from edgesmith.pipeline.search.fasterseg_derive import Target, derive
 from edgesmith.pipeline.search.fasterseg_latency import RelaxedLatency
 from edgesmith.pipeline.search.fasterseg_loop import Alternation, Pretraining, Searching, adapted, padded
 from edgesmith.pipeline.search.fasterseg_networks import Networks
-from edgesmith.pipeline.search.fasterseg_space import Space, read_logits
+from edgesmith.pipeline.search.fasterseg_space import NETS, Space, read_logits
+from edgesmith.pipeline.search.fasterseg_step import Losses
 from edgesmith.pipeline.search.paths import PathEvaluation
 from edgesmith.pipeline.stage import configuration, stage_key
 from edgesmith.pipeline.training.checkpoint import Progress
 from edgesmith.pipeline.training.loader import Batch, Batches
-from edgesmith.pipeline.training.optimization import Optim
+from edgesmith.pipeline.training.optim import Optim
 
 STREET = Data("street", frame_hw=(64, 96), train_frames=9, val_frames=3, test_frames=2)
 TINY_SPACE = Space(5, ("skip", "conv", "zoomed_conv_x2"), (1, 2), 2, 1, 2)
@@ -136,7 +139,7 @@ def test_what_a_search_leaves(result: SearchResult) -> None:
     ]  # fmt: skip
     assert all("seconds" not in row for row in found["history"])
     last = found["history"][-1]
-    assert {"loss", "pixel_loss", "latency", "lambda", "lr", "entropy", "networks"} < set(last)
+    assert {"loss", "pixel_loss", "arch_loss", "arch_pixel_loss", "latency", "lambda", "lr", "entropy", "networks"} < set(last)
     for net, widths in (("student", 2), ("teacher", 1)):
         tables = last["probabilities"][net]
         assert [np.shape(t) for t in tables["ratio"]] == [(4, widths), (4, widths), (3, widths)]
@@ -268,6 +271,15 @@ def test_a_loss_that_is_not_finite_stops_with_step_checkpoint_and_advice(
     assert not (tmp_path / "out").exists()
 
 
+def test_so_does_a_loss_of_the_architecture(tmp_path: Path) -> None:
+    none = dataclasses.replace(TINY.pretrain, epochs=0)
+    wild = dataclasses.replace(TINY, pretrain=none, latency_weight=math.inf)
+    with pytest.raises(
+        FloatingPointError, match=r"the arch_loss is inf at epoch 1, step 1 of 2; .*Lower search.alternate.optim"
+    ):
+        wild(Slot(tmp_path / "out", "key"))
+
+
 def test_the_key_holds_the_splits_and_what_was_pretrained_not_where_it_lies(result: SearchResult, tmp_path: Path) -> None:
     key = stage_key(TINY)
     assert stage_key(dataclasses.replace(TINY, checkpoint_seconds=9.0)) == key
@@ -308,6 +320,21 @@ def test_impossible_settings_are_refused_by_name(change: dict[str, Any]) -> None
         dataclasses.replace(TINY, **change)
 
 
+def test_a_table_with_a_hole_is_refused_before_the_search_starts(tmp_path: Path) -> None:
+    search = dataclasses.replace(TINY, resource="latency", table=str(tmp_path / "t.json"))
+    pieces, task, hw = search.pieces()
+    table = Table(hw, task.classes, "onnxruntime", 1, Fingerprint("none", 1, None, "none", 1, {}))
+    for part in pieces.values():
+        table = table.with_round(part, 0.5, 1, "0" * 64, table.fingerprint)
+    table.write(tmp_path / "t.json")
+    search.require_startable()
+    missing = next(part.key for part in pieces.values() if part.kind == "refine")
+    dataclasses.replace(table, entries={k: v for k, v in table.entries.items() if k != missing}).write(tmp_path / "t.json")
+    with pytest.raises(ValueError, match=r"lacks 1 of the \d+ pieces of the space, .*edgesmith table measure") as refused:
+        dataclasses.replace(search).require_startable()
+    assert repr(missing) in str(refused.value)
+
+
 @pytest.mark.parametrize("change", [{"epochs": -1}, {"batch": 0}])
 def test_impossible_phases_are_refused_by_name(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(change))}: "):
@@ -334,9 +361,10 @@ def test_what_would_stop_a_search_later_is_found_before_it_starts() -> None:
         dataclasses.replace(TINY, pretrain=never, pretrained="nowhere").require_startable()
     with pytest.raises(ValueError, match="edgesmith table measure"):
         dataclasses.replace(TINY, resource="latency")
-    one_width = dataclasses.replace(TINY, space=dataclasses.replace(TINY_SPACE, ratios=(1,)), latency_weights="table")
-    with pytest.raises(ValueError, match=r"latency_weights: table cannot be solved.* width; give three numbers"):
+    one_width = dataclasses.replace(TINY, space=dataclasses.replace(TINY_SPACE, ratios=(1,)), latency_weights="balanced")
+    with pytest.raises(ValueError, match=r"latency_weights: balanced cannot be solved.* width; give three numbers"):
         one_width.require_startable()
+    dataclasses.replace(one_width, decoupled=False).require_startable()  # has no use for weights
     TINY.require_startable()
 
 
@@ -372,15 +400,35 @@ def test_a_step_of_the_weights_leaves_the_architecture_and_the_other_way_round(m
 
 
 def test_the_loss_is_the_pixel_loss_and_lambda_times_the_latency() -> None:
-    losses = [alternation(latency_weight=w).advance(both(), Progress(), 0.0) for w in (0.0, 3.0)]
+    found = [alternation(latency_weight=w).advance(both(), Progress(), 0.0) for w in (0.0, 3.0)]
     a = alternation()
     alpha, beta, gamma = a.searching.relaxed["student"].probabilities()
     regular = float(a.searching.latency.decoupled(alpha, beta, gamma, (0.001, 0.997, 0.002)).detach())
-    assert losses[1]["loss"] - losses[0]["loss"] == pytest.approx(3.0 * regular, rel=1e-3)
-    assert losses[0]["pixel_loss"] == pytest.approx(losses[1]["pixel_loss"])
-    assert losses[0]["latency"] == pytest.approx(float(a.searching.latency.coupled(alpha, beta, gamma).detach()))
+    assert found[1]["arch_loss"] - found[0]["arch_loss"] == pytest.approx(3.0 * regular, rel=1e-3)
+    for name in ("loss", "pixel_loss", "arch_pixel_loss"):
+        assert found[0][name] == pytest.approx(found[1][name])
+    assert found[0]["latency"] == pytest.approx(float(a.searching.latency.coupled(alpha, beta, gamma).detach()))
     coupled = alternation(latency_weight=3.0, decoupled=False).advance(both(), Progress(), 0.0)
-    assert coupled["loss"] - losses[0]["loss"] == pytest.approx(3.0 * losses[0]["latency"], rel=1e-3)
+    assert coupled["arch_loss"] - found[0]["arch_loss"] == pytest.approx(3.0 * found[0]["latency"], rel=1e-3)
+
+
+def test_each_half_has_losses_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    a = alternation(latency_weight=0.0)
+    steps: list[Losses] = []
+    original = Searching.backward
+
+    def noting(self: Searching, *given: Any) -> Losses:
+        steps.append(original(self, *given))
+        return steps[-1]
+
+    monkeypatch.setattr(Searching, "backward", noting)
+    numbers = a.advance(both(), Progress(), 0.0)
+    weights, architecture = steps
+    assert (numbers["loss"], numbers["arch_loss"]) == (weights.total, architecture.total)
+    heads = 4 * len(TINY_SPACE.heads())  # of the teacher's pass and the student's three
+    assert numbers["pixel_loss"] == pytest.approx(weights.total / heads)
+    assert numbers["arch_pixel_loss"] == pytest.approx(architecture.total / heads)
+    assert numbers["loss"] != numbers["arch_loss"]
 
 
 def test_latency_presses_on_the_student_alone() -> None:
@@ -506,9 +554,11 @@ def test_table_2_of_the_authors_latency_table(shared: Path) -> None:
     with pytest.raises(ValueError, match="19 classes"):
         paper.costs()
     from edgesmith.calibration.fasterseg_1080ti import open_table
-    from edgesmith.pipeline.search.fasterseg_costs import costs
+    from edgesmith.pipeline.search.fasterseg_costs import costs, require_whole
 
-    found = costs(Space(), Segmentation(19), "latency", (1024, 2048), open_table(Path(table)))
+    released = open_table(Path(table))
+    require_whole(released, Space(), Segmentation(19), (1024, 2048), NETS)
+    found = costs(Space(), Segmentation(19), "latency", (1024, 2048), released)
     sensitivity = RelaxedLatency(Space(), found).sensitivity()
     assert dataclasses.astuple(sensitivity) == pytest.approx((15.404, 1.534, 12.158), abs=5e-3)
     assert sensitivity.weights() == pytest.approx((0.0813, 0.8158, 0.1030), abs=1e-4)

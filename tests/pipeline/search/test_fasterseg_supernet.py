@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from edgesmith import models
 from edgesmith.models.arch import Cell, FasterSeg, Segmentation
 from edgesmith.pipeline.search import conv3x3
-from edgesmith.pipeline.search.fasterseg_relaxed import Pass, Relaxed, Widths, uniform
+from edgesmith.pipeline.search.fasterseg_path import path_state
+from edgesmith.pipeline.search.fasterseg_relaxed import Pass, Relaxed, Widths
 from edgesmith.pipeline.search.fasterseg_space import OPERATORS, Logits, Net, Space
 from edgesmith.pipeline.search.fasterseg_step import backward
 from edgesmith.pipeline.search.fasterseg_supernet import Supercell, Supernet
@@ -52,10 +53,10 @@ def passes(space: Space, nets: dict[Net, Relaxed]) -> list[Pass]:
     student, teacher = nets["student"], nets["teacher"]
     alpha, beta, _ = student.probabilities()
     teacher_alpha, teacher_beta, _ = teacher.probabilities()
-    noise = uniform(space, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
     return [
-        Pass("teacher", teacher_alpha, teacher_beta, teacher.sample(noise)),
-        Pass("student", alpha, beta, student.sample(noise)),
+        Pass("teacher", teacher_alpha, teacher_beta, teacher.sample(rng)),
+        Pass("student", alpha, beta, student.sample(rng)),
         Pass("student", alpha, beta, Widths.all(space, -1)),
         Pass("student", alpha, beta, Widths.all(space, 0)),
     ]
@@ -207,7 +208,7 @@ def test_path_is_the_derived_network(net: Net, downs: tuple[tuple[int, ...], ...
         shared = min(next(i for i in range(SPACE.layers) if a != b) for a, b in [branches])
     arch = FasterSeg("path", chi, branches, shared, chi)
     module = models.build(arch, TASK).eval()
-    state = supernet.path_state(arch, net)
+    state = path_state(supernet, arch, net, [range(len(b)) for b in arch.branches])
     missing = module.load_state_dict(state, strict=False)
     assert not missing.unexpected_keys
     assert all(k.startswith("auxiliary") for k in missing.missing_keys)
@@ -247,19 +248,19 @@ def test_path_names_what_is_wrong() -> None:
     supernet, _ = both()
     cells = (Cell("conv", 8), Cell("conv", 8))
     with pytest.raises(ValueError, match="stem and head of ratio 2 and 2 are not those of the student, 1"):
-        supernet.path_state(FasterSeg("a", 2, (cells,), 0, 2), "student")
+        path_state(supernet, FasterSeg("a", 2, (cells,), 0, 2), "student", [(0, 1)])
     with pytest.raises(ValueError, match="24 channels at rate 8 is of no ratio"):
-        supernet.path_state(FasterSeg("a", 1, ((Cell("conv", 24),),), 0, 1), "student")
+        path_state(supernet, FasterSeg("a", 1, ((Cell("conv", 24),),), 0, 1), "student", [(0,)])
     with pytest.raises(ValueError, match="layer 7 has no cell at scale 0"):
-        supernet.path_state(FasterSeg("a", 1, (cells,), 0, 1), "student", [(0, 7)])
+        path_state(supernet, FasterSeg("a", 1, (cells,), 0, 1), "student", [(0, 7)])
     with pytest.raises(ValueError, match="needs one a cell"):
-        supernet.path_state(FasterSeg("a", 1, (cells,), 0, 1), "student", [(0,)])
+        path_state(supernet, FasterSeg("a", 1, (cells,), 0, 1), "student", [(0,)])
 
 
 def test_path_takes_the_layers_that_its_cells_come_from() -> None:
     supernet, _ = both()
     arch = FasterSeg("a", 1, ((Cell("conv", 16), Cell("conv_x2", 8)),), 0, 1)
-    state = supernet.path_state(arch, "student", [(1, 4)])
+    state = path_state(supernet, arch, "student", [(1, 4)])
     kernel = supernet.cells[0][1].keep["conv"].layers[0]  # type: ignore[index, union-attr]
     assert torch.equal(state["branches.0.0.0.weight"], kernel.weights[0][:16, :8])
     models.build(arch, TASK).load_state_dict(state, strict=False)
@@ -269,7 +270,7 @@ def test_cells_that_branches_share_come_from_the_first_branchs_layers() -> None:
     supernet, _ = both()
     first, last = Cell("conv", 16), Cell("conv_x2", 8)
     arch = FasterSeg("a", 1, ((first, Cell("conv", 16, 2), Cell("conv", 16)), (first, last)), 1, 1)
-    state = supernet.path_state(arch, "student", [(1, 2, 4), (0, 4)])
+    state = path_state(supernet, arch, "student", [(1, 2, 4), (0, 4)])
     kernel = supernet.cells[0][1].keep["conv"].layers[0]  # type: ignore[index, union-attr]
     assert torch.equal(state["shared.0.0.weight"], kernel.weights[0][:16, :8])
 

@@ -21,9 +21,10 @@ from edgesmith.pipeline.stage import stage_key
 from edgesmith.pipeline.train import Distil, Train
 from edgesmith.pipeline.training.fit import Trainer, initial_module, teacher_module
 from edgesmith.pipeline.training.loader import Batch, Batches
+from edgesmith.pipeline.training.optim import Optim
 
 STREET = Data("street", frame_hw=(64, 96), train_frames=4, val_frames=1, test_frames=1)
-TINY = Train(data=STREET, epochs=1, batch=4, lr=0.02, augment=Augment(crop_hw=(64, 64)), device="cpu")
+TINY = Train(data=STREET, epochs=1, batch=4, optim=Optim(lr=0.02), augment=Augment(crop_hw=(64, 64)), device="cpu")
 
 
 @pytest.fixture(scope="module")

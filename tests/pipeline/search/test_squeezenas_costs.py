@@ -11,7 +11,7 @@ from edgesmith.calibration.table import Table
 from edgesmith.models.arch import Segmentation, SqueezeNas
 from edgesmith.models.cost import activation_bytes, macs, params
 from edgesmith.models.parts import parts
-from edgesmith.pipeline.search.costs import costs
+from edgesmith.pipeline.search.squeezenas_costs import costs
 from edgesmith.pipeline.search.squeezenas_space import NAMES, SPACES, SpaceName, space
 
 TASK = Segmentation(7)
@@ -65,7 +65,7 @@ def test_a_table_of_another_size_or_number_of_classes_is_refused_with_the_comman
     table = measured("small")
     with pytest.raises(ValueError, match="edgesmith table measure small --input 64x64 --classes 7"):
         costs(space("small"), TASK, "latency", (64, 64), table)
-    with pytest.raises(ValueError, match="with 19: edgesmith table"):
+    with pytest.raises(ValueError, match="and 19: edgesmith table"):
         costs(space("small"), Segmentation(19), "latency", HW, table)
     with pytest.raises(ValueError, match="table: latency needs a table"):
         costs(space("small"), TASK, "latency", HW)

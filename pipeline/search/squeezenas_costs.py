@@ -1,4 +1,4 @@
-"""What each candidate of each block costs: C(i, j) of a search (SqueezeNAS, section 4.3), counted or read from a latency table.
+"""What each candidate of each block of a SqueezeNAS supernet costs, counted or read from a latency table: C(i, j), section 4.3.
 
 A network's cost is the sum of its blocks' costs and of a fixed part (stem, neck, decoder, and with latency also what the engine
 does before and after the network), so that costs here are those of the whole network.
@@ -6,24 +6,19 @@ does before and after the network), so that costs here are those of the whole ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from edgesmith.models.arch import Segmentation
 from edgesmith.models.cost import convolutions
-from edgesmith.models.parts import parts
+from edgesmith.models.parts import Part, parts
 
+from .resources import COUNTED, UNITS, Resource, fitting
 from .squeezenas_space import NAMES, Space
 
 if TYPE_CHECKING:
     from edgesmith.calibration.table import Table
-    from edgesmith.models.trace import Conv
-
-Resource = Literal["macs", "params", "activations", "latency"]
-RESOURCES: tuple[Resource, ...] = get_args(Resource)
-UNITS: dict[Resource, str] = {"macs": "GMAC", "params": "M parameters", "activations": "MB", "latency": "ms"}
-"""The unit of each resource: 1e9 multiply-accumulates, 1e6 parameters, 1e6 bytes of fp32 maps, milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +54,7 @@ def costs(space: Space, task: Segmentation, resource: Resource, input_hw: tuple[
     Raises ValueError when latency is asked for without a table, or when the table is of another size or lacks a piece.
     """
     if resource == "latency":
-        if table is None:
-            raise ValueError("table: latency needs a table; `edgesmith table measure` makes one")
-        return _measured(space, task, input_hw, table)
-    of: dict[str, Callable[[Conv], float]] = {
-        "macs": lambda c: c.macs / 1e9,
-        "params": lambda c: c.params / 1e6,
-        "activations": lambda c: 4 * c.activations / 1e6,
-    }
+        return _measured(space, task, input_hw, fitting(table, space.name, task, input_hw))
     rows, fixed = [[0.0] * len(NAMES) for _ in range(len(space))], 0.0
     for j in range(len(NAMES)):
         # Blocks do not depend on each other: 13 networks of one candidate each hold all there is.
@@ -74,19 +62,19 @@ def costs(space: Space, task: Segmentation, resource: Resource, input_hw: tuple[
         for conv in convolutions(space.arch([j] * len(space), NAMES[j]), task, input_hw):
             place = conv.name.split(".")
             if place[0] == "blocks":
-                rows[int(place[1])][j] += of[resource](conv)
+                rows[int(place[1])][j] += COUNTED[resource](conv)
             else:
-                fixed += of[resource](conv)
+                fixed += COUNTED[resource](conv)
     return Costs(resource, tuple(tuple(row) for row in rows), fixed)
 
 
+def pieces(space: Space, task: Segmentation, input_hw: tuple[int, int]) -> dict[str, Part]:
+    """Every piece that a network of the space may have and that takes time, by key."""
+    networks = (space.arch([j] * len(space), name) for j, name in enumerate(NAMES))
+    return {part.key: part for arch in networks for _, part in parts(arch, task, input_hw) if not part.empty}
+
+
 def _measured(space: Space, task: Segmentation, input_hw: tuple[int, int], table: Table) -> Costs:
-    if (table.input_hw, table.classes) != (input_hw, task.classes):
-        h, w = input_hw
-        raise ValueError(
-            f"table: was measured at {table.input_hw[0]}x{table.input_hw[1]} with {table.classes} classes; this search needs "
-            f"{h}x{w} with {task.classes}: edgesmith table measure {space.name} --input {h}x{w} --classes {task.classes}"
-        )
     rows, fixed = [[0.0] * len(NAMES) for _ in range(len(space))], 0.0
     for j in range(len(NAMES)):
         fixed = 0.0

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from edgesmith.pipeline.training.optim import learning_rate, make_optimizer
-from edgesmith.pipeline.training.optimization import Optim
+from edgesmith.pipeline.training.optim import Optim
+from edgesmith.pipeline.training.torch_optim import learning_rate, make_optimizer
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,26 @@ from edgesmith.pipeline.training.optimization import Optim
 def test_impossible_settings_are_refused_by_name(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(change))}: "):
         dataclasses.replace(Optim(), **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"schedule": "poly", "power": 1.0}, [1.0, 0.5, 0.0]),
+        ({"schedule": "cosine"}, [1.0, 0.5, 0.0]),
+        ({"schedule": "step", "milestones": (0.5, 0.75)}, [1.0, 0.1, 0.01]),
+    ],
+)
+def test_schedules(change: dict[str, Any], expected: list[float]) -> None:
+    optim = Optim(lr=1.0, **change)
+    assert [learning_rate(optim, done, 2) for done in (0.0, 0.5, 1.0)] == pytest.approx(expected)
+
+
+def test_warm_up_rises_to_the_peak() -> None:
+    optim = Optim(lr=1.0, warmup=0.2, schedule="cosine")
+    rates = [learning_rate(optim, done, 2) for done in (0.0, 0.1, 0.2, 1.0)]
+    assert rates[0] < rates[1] < rates[2] == pytest.approx(1.0)
+    assert rates[3] == pytest.approx(0.0)
 
 
 def test_the_exponential_schedule_falls_after_each_epoch_and_not_within_one() -> None:

@@ -1,0 +1,68 @@
+"""Random FasterSeg students for a study, and what a supernet's latency is sensitive to by a given table."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgesmith.models.arch import Arch, FasterSeg, Segmentation
+from edgesmith.pipeline.search.fasterseg import FasterSegSearch
+from edgesmith.pipeline.search.fasterseg_costs import costs
+from edgesmith.pipeline.search.fasterseg_derive import derive
+from edgesmith.pipeline.search.fasterseg_space import Logits, Space
+
+if TYPE_CHECKING:
+    from edgesmith.calibration.fasterseg_1080ti import Gtx1080Ti
+    from edgesmith.calibration.table import Table
+
+POOL = 20_000
+"""Random networks that are looked at for such as take a given time."""
+LEAN = 4.0
+"""How far they may lean to slim or wide tensors (see random_students)."""
+
+
+def random_students(search: FasterSegSearch, seed: int) -> Iterator[FasterSeg]:
+    """What random logits with random sets of branches derive to in the search's space, without end.
+
+    Each network as a whole leans to slim or to wide tensors, by a random amount of up to LEAN in the logits of the ends.
+    Choices that are all independent hardly ever make a network as fast as a search may find.
+    """
+    rng = np.random.default_rng(seed)
+    while True:
+        scales = search.choices[int(rng.integers(len(search.choices)))]
+        logits = Logits.random(search.space, "student", rng)
+        slope = rng.uniform(-LEAN, LEAN)
+        logits = replace(logits, ratio=tuple(t + slope * np.linspace(-1, 1, t.shape[1]) for t in logits.ratio))
+        yield derive(search.space, logits, "student", scales, name="fasterseg-random")
+
+
+def as_fast_as(
+    student: Arch, others: Iterator[Arch], latency_ms: Callable[[Arch], float], close: float, count: int
+) -> list[Arch]:
+    """The first `count` different ones of `others` whose latency is within the share `close` of the student's.
+
+    Raises RuntimeError where the first POOL have too few.
+    """
+    goal = latency_ms(student)
+    near = {student.digest: student}
+    for arch in itertools.islice(others, POOL):
+        if abs(latency_ms(arch) / goal - 1) <= close:
+            near.setdefault(arch.digest, arch)
+        if len(near) > count:
+            return list(near.values())[1:]
+    raise RuntimeError(
+        f"of {POOL} random networks only {len(near) - 1} are within {close:.0%} of the student's {goal:.2f} ms, "
+        f"and {count} are wanted; widen Study.close"
+    )
+
+
+def sensitivity(space: Space, task: Segmentation, hw: tuple[int, int], table: Table | Gtx1080Ti) -> dict[str, Any]:
+    """Table 2 of the paper by `table`, and the weights of Eq. 3 that footnote 1 makes of it."""
+    from edgesmith.pipeline.search.fasterseg_latency import RelaxedLatency
+
+    found = RelaxedLatency(space, costs(space, task, "latency", hw, table)).sensitivity()
+    return {"input_hw": list(hw), "delta_ms": asdict(found), "weights": list(found.weights())}

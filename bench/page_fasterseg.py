@@ -1,0 +1,45 @@
+"""The FasterSeg study as one page: python bench/study_fasterseg.py --page OUT.html. Shows what is done of it."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgesmith.bench.tables_fasterseg import ABLATION, DISTILLED, Rows, known, row, scores
+from edgesmith.pipeline.reports.ablation import Setting
+from edgesmith.pipeline.reports.compare import Measured, TableCheck, compare_searches
+
+
+def write_page(folders: Sequence[Path], rows: Rows, out: Path) -> Path:
+    """Write the page `out` over the searches in `folders` that are finished; ends the program where none is. Returns `out`."""
+    searched = [folder for folder in folders if (folder / "search" / "search.json").is_file()]
+    if not searched:
+        sys.exit(f"--page: no search is finished yet: {' and '.join(str(f / 'search') for f in folders)} are missing")
+    return compare_searches(searched, out, measured(rows), check(rows), "FasterSeg on CamVid", settings(rows))
+
+
+def settings(rows: Rows) -> list[Setting]:
+    """The rows of Table 3, and the networks that the student is held against."""
+    found = []
+    for name, (trained, paper) in ABLATION.items():
+        n, mious = known(rows, trained.removesuffix(DISTILLED)), list(scores(rows, trained).values())
+        found.append(Setting(name, mious, n.get("median_ms"), n.get("gmacs"), n.get("params"), paper))
+    return found
+
+
+def measured(rows: Rows) -> list[Measured]:
+    """The derived networks with their times; mIoU of a training without a teacher, the mean over the seeds."""
+    found = []
+    for name in row(rows, "derive").get("networks", {}):
+        n, mious = known(rows, name), scores(rows, name).values()
+        miou = statistics.fmean(mious) if mious else None
+        found.append(Measured(name, n["gmacs"], n["params"], n.get("median_ms"), n.get("error_ms"), n["table_ms"], miou))
+    return found
+
+
+def check(rows: Rows) -> TableCheck | None:
+    """Random whole networks against the table (Figure 3)."""
+    r = row(rows, "time random networks")
+    return TableCheck(r["table_ms"], r["measured_ms"], r["fitted"], r["scale"], r["offset_ms"]) if r else None

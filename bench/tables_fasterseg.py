@@ -1,0 +1,142 @@
+"""The FasterSeg study's tables for docs/measurements.md (see tables.py), from any part of its jobs' rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from edgesmith.bench.markdown import NOT_RUN, against_table, markdown
+
+Rows: TypeAlias = "list[dict[str, Any]]"
+DISTILLED = " with distillation"
+ABLATION: dict[str, tuple[str, tuple[float, float] | None]] = {
+    "O, s at χ = 8; b = 1": ("", (66.9, 177.8)),
+    "O, s at χ = 8; b = 2": ("", (69.5, 119.9)),
+    "S: O, s, χ; b = 2": ("student", (70.5, 163.9)),
+    "T → pruned T": (f"pruned teacher{DISTILLED}", (66.1, 146.7)),
+    "T → S (FasterSeg)": (f"student{DISTILLED}", (73.1, 163.9)),
+    "T itself": ("teacher", None),
+    "S of the search without decoupling": ("student without decoupling", None),
+    "random, as fast as S by the table: 1": ("random 1", None),
+    "random, 2": ("random 2", None),
+    "random, 3": ("random 3", None),
+}
+"""A row of Table 3 or of ours -> what was trained for it, and the paper's mIoU in percent and FPS."""
+KINDS = {"operator": "operator O", "resolution": "resolution s", "width": "width χ"}
+PAPER = {"operator": (10.42, 0.001), "resolution": (0.01, 0.997), "width": (5.54, 0.002)}
+"""Table 2, and the weights of Eq. 3."""
+
+
+def row(rows: Rows, job: str) -> dict[str, Any]:
+    """The row of `job`, empty where it was not run."""
+    return next((r for r in rows if r["job"] == job), {})
+
+
+def known(rows: Rows, network: str) -> dict[str, Any]:
+    """What is known of a derived network: arch, gmacs, params, table_ms, and when it was timed median_ms and error_ms."""
+    found, timed = (row(rows, job).get("networks", {}).get(network, {}) for job in ("derive", "time the networks"))
+    return {**found, **timed}
+
+
+def scores(rows: Rows, trained: str) -> dict[int, float]:
+    """Test mIoU by seed of what was trained: a network's name, and DISTILLED where it learnt from the teacher."""
+    name = trained.removesuffix(DISTILLED)
+    mine = (r for r in rows if r["job"].startswith("train ") and r["network"] == name)
+    return {r["seed"]: r["test_miou"] for r in mine if r["distilled"] == (trained != name)}
+
+
+def networks(rows: Rows) -> str:
+    """Table 3 as far as it was run, and what it is held against."""
+    lines = []
+    for name, (trained, paper) in ABLATION.items():
+        n, found = known(rows, trained.removesuffix(DISTILLED)), scores(rows, trained)
+        latency = f"{n['median_ms']:.2f} ± {n['error_ms']:.2f}" if "median_ms" in n else NOT_RUN
+        costs = [f"{n['gmacs']:.3f}", f"{n['params'] / 1e6:.3f}", f"{n['table_ms']:.2f}"] if "gmacs" in n else [NOT_RUN] * 3
+        seeds = [f"{found[seed]:.4f}" if seed in found else NOT_RUN for seed in (0, 1)]
+        middle = f"{statistics.mean(found.values()):.4f}" if len(found) > 1 else "-"
+        lines.append([name, *costs, latency, *seeds, middle, *(f"{p:.1f}" if p else "-" for p in paper or (None, None))])
+    means = [statistics.mean(found.values()) for i in (1, 2, 3) if (found := scores(rows, f"random {i}"))]
+    if means:
+        lines.append([f"median of {len(means)} random", *[""] * 6, f"{statistics.median(means):.4f}", "", ""])
+    heads = ["setting", "GMACs", "M params", "table, ms", "measured, ms", "test mIoU, seed 0", "seed 1", "mean"]
+    return markdown([*heads, "paper: mIoU, %", "paper: FPS"], lines)
+
+
+def searches(rows: Rows) -> str:
+    """The two searches: their terms and where they ended."""
+    lines = []
+    for job in ("co-search", "search without decoupling"):
+        r = row(rows, job)
+        if not r:
+            lines.append([job, *[NOT_RUN] * 7])
+            continue
+        weights = ", ".join(f"{w:.4g}" for w in r["latency_weights"]) if r["decoupled"] else "one term"
+        entropy = r["entropy"][-1]
+        course = f"{r['relaxed_ms'][0]:.1f} to {r['relaxed_ms'][-1]:.1f}"
+        best = _chosen(r, r["evaluated"][-1]["networks"], "student")
+        settled = ", ".join(f"{entropy[k]:.2f}" for k in ("alpha", "beta", "ratio"))
+        found = [_branches(best["scales"]), f"{best['latency']:.2f}"] if best else [NOT_RUN] * 2
+        lines.append([job, f"{r['lambda']:.4g}", f"{r['target']['T']:.4g}", weights, course, settled, *found])
+    heads = ["search", "λ, 1/ms", "T, ms", "w1, w2, w3", "relaxed latency, ms", "entropy of O, s, χ, nats"]
+    return markdown([*heads, "student's branches", "its sum in the table, ms"], lines)
+
+
+def collapse(rows: Rows) -> str:
+    """Figure 4: the student of each evaluated epoch, with the branches that were chosen in the end."""
+    pair = {job: row(rows, job) for job in ("co-search", "search without decoupling")}
+    epochs = sorted({e["epoch"] for r in pair.values() for e in r.get("evaluated", [])})
+    lines = []
+    for epoch in epochs:
+        line = [str(epoch)]
+        for r in pair.values():
+            there = next((e["networks"] for e in r.get("evaluated", []) if e["epoch"] == epoch), None)
+            best = None if there is None else _chosen(r, there, "student")
+            score = "-" if best is None or best["val_miou"] is None else f"{best['val_miou']:.3f}"
+            line += [NOT_RUN] * 2 if best is None else [f"{best['latency']:.2f}", score]
+        lines.append(line)
+    return markdown(["epoch", *(f"{job}: {what}" for job in pair for what in ("table, ms", "val mIoU as a path"))], lines)
+
+
+def sensitivity(rows: Rows) -> str:
+    """Table 2: of this device, of the authors' times, and as printed; with the weights that footnote 1 makes of them."""
+    r = row(rows, "sensitivity")
+    lines = []
+    for i, (kind, words) in enumerate(KINDS.items()):
+        line = [words]
+        for side in ("here", "gtx_1080_ti"):
+            found = r.get(side)
+            line += [f"{found['delta_ms'][kind]:.3f}", f"{found['weights'][i]:.4f}"] if found else [NOT_RUN] * 2
+        lines.append([*line, *(f"{v:g}" for v in PAPER[kind])])
+    heads = [f"{side}: {what}" for side in ("this CPU", "the authors' table", "paper") for what in ("Δ, ms", "w")]
+    return markdown(["granularity", *heads], lines)
+
+
+def table(rows: Rows) -> str:
+    """Figure 3: sums of the table against whole random networks."""
+    return against_table(row(rows, "time random networks"))
+
+
+def bundle(rows: Rows) -> str:
+    r = row(rows, "student's bundle")
+    line = [f"{r['test_miou']:.4f}", f"{r['torch_miou']:.4f}", f"{r['pixel_agreement']:.6f}"] if r else [NOT_RUN] * 3
+    return markdown(["the student's bundle", "test mIoU, engine", "test mIoU, torch", "equal labels"], [["360x480", *line]])
+
+
+def _chosen(search: dict[str, Any], networks: Rows, net: str) -> dict[str, Any] | None:
+    """Of the networks of one epoch, that with the branches that `search` chose in the end."""
+    return next((n for n in networks if n["net"] == net and n["scales"] == search["chosen"][net]), None)
+
+
+def _branches(scales: Sequence[int]) -> str:
+    return " + ".join(f"1/{8 * 2**s}" for s in scales)
+
+
+TABLES: dict[str, Callable[[Rows], str]] = {
+    "fasterseg-networks": networks,
+    "fasterseg-searches": searches,
+    "fasterseg-collapse": collapse,
+    "fasterseg-sensitivity": sensitivity,
+    "fasterseg-table": table,
+    "fasterseg-bundle": bundle,
+}

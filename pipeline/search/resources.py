@@ -1,0 +1,62 @@
+"""What a search may have its networks be sparing with: what convolutions count, or the latency of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+
+from edgesmith.models.arch import Segmentation
+from edgesmith.pipeline.data.spec import Data, open_split
+
+if TYPE_CHECKING:
+    from edgesmith.calibration.fasterseg_1080ti import Gtx1080Ti
+    from edgesmith.calibration.table import Table
+    from edgesmith.models.trace import Conv
+
+    AnyTable = TypeVar("AnyTable", bound=Table | Gtx1080Ti)
+
+Resource = Literal["macs", "params", "activations", "latency"]
+RESOURCES: tuple[Resource, ...] = get_args(Resource)
+UNITS: dict[Resource, str] = {"macs": "GMAC", "params": "M parameters", "activations": "MB", "latency": "ms"}
+"""The unit of each resource: 1e9 multiply-accumulates, 1e6 parameters, 1e6 bytes of fp32 maps, milliseconds."""
+COUNTED: dict[Resource, Callable[[Conv], float]] = {
+    "macs": lambda c: c.macs / 1e9,
+    "params": lambda c: c.params / 1e6,
+    "activations": lambda c: 4 * c.activations / 1e6,
+}
+"""What one convolution costs of each resource that is counted, in its unit."""
+
+
+def task_and_size(data: Data | None, input_hw: tuple[int, int] | None) -> tuple[Segmentation, tuple[int, int]]:
+    """What the networks of a search on `data` are for, and the size that their costs count at: `input_hw`, or the val frames'.
+
+    Raises ValueError or OSError where there is no dataset.
+    """
+    if data is None:
+        raise ValueError("search.data: no dataset is named")
+    split = open_split(data, "val")
+    height, width = input_hw or split[0].label.shape
+    return Segmentation(len(split.labels.names)), (height, width)
+
+
+def measuring(space: str | None, task: Segmentation, input_hw: tuple[int, int]) -> str:
+    """The command that measures the pieces of the space of that name; None: of one that has no name, only a recipe."""
+    if space is None:
+        return "edgesmith table measure RECIPE.yaml"
+    return f"edgesmith table measure {space} --input {input_hw[0]}x{input_hw[1]} --classes {task.classes}"
+
+
+def fitting(table: AnyTable | None, space: str | None, task: Segmentation, input_hw: tuple[int, int]) -> AnyTable:
+    """`table`, which the latencies of the space of that name (see `measuring`) come from.
+
+    Raises ValueError with the command that makes it when there is none, or it is of another size or number of classes.
+    """
+    if table is None:
+        raise ValueError("search.table: latency needs a table; `edgesmith table measure` makes one")
+    if (table.input_hw, table.classes) != (input_hw, task.classes):
+        (h, w), (height, width) = table.input_hw, input_hw
+        raise ValueError(
+            f"search.table: {table.source} is of {h}x{w} and {table.classes} classes, the search of {height}x{width} and "
+            f"{task.classes}: {measuring(space, task, input_hw)}"
+        )
+    return table
