@@ -6,8 +6,9 @@ BIN := .venv/bin
 run: dev
 	$(BIN)/edgesmith run street --out runs/street
 
+# A process a core, each with one thread.
 test: dev
-	$(BIN)/pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m "not slow and not gpu"
 
 test-gpu: dev
 	$(BIN)/pytest -m gpu
