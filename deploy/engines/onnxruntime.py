@@ -52,6 +52,66 @@ def library() -> ModuleType:
     return module
 
 
+class BoundSession:
+    """A graph from a frame to one output, which goes to a buffer of ours; the frame is bound where the caller has it.
+
+    Raises ValueError that begins with `refusal` when ONNX Runtime does not take `model` (a path, or the graph itself), and
+    one that begins with `named` when it is not a graph from `frame` uint8 (H, W, 3) to `output` of the buffer's type and shape.
+    """
+
+    def __init__(
+        self,
+        model: str | bytes,
+        frame_hw: tuple[int, int],
+        output: str,
+        buffer: NDArray[Any],
+        options: SessionOptions,
+        *,
+        named: str,
+        refusal: str,
+    ) -> None:
+        ort = library()
+        self.version: str = ort.__version__
+        self.frame_hw = frame_hw
+        self._failures = failures(ort)
+        self._session: Any = None
+        try:
+            self._session = ort.InferenceSession(model, session_options(ort, options), providers=["CPUExecutionProvider"])
+        except self._failures as e:
+            raise ValueError(f"{refusal}: {e}") from e
+        self._require_signature(output, buffer, named)
+        self._binding = self._session.io_binding()
+        # The OrtValue shares the numpy buffer; both must outlive the binding.
+        self._output = ort.OrtValue.ortvalue_from_numpy(buffer)
+        self._binding.bind_ortvalue_output(output, self._output)
+
+    def run(self, frame: NDArray[np.uint8]) -> None:
+        """Fill the buffer for `frame` (H, W, 3) uint8. Raises as `Engine.infer` does."""
+        if self._session is None:
+            raise RuntimeError("this engine is closed")
+        require_frame(frame, self.frame_hw)
+        frame = np.ascontiguousarray(frame)
+        try:
+            self._binding.bind_cpu_input("frame", frame)
+            self._session.run_with_iobinding(self._binding)
+        except self._failures as e:
+            raise RuntimeError(f"ONNX Runtime {self.version} failed on a frame: {e}") from e
+
+    def close(self) -> None:
+        self._session = None
+        self._binding = None
+
+    def _require_signature(self, output: str, buffer: NDArray[Any], named: str) -> None:
+        def ports(values: Any) -> list[tuple[str, str, list[int]]]:
+            return [(v.name, v.type, list(v.shape)) for v in values]
+
+        kind = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}[buffer.dtype.name]
+        given = ports(self._session.get_inputs()), ports(self._session.get_outputs())
+        wanted = [("frame", "tensor(uint8)", [*self.frame_hw, 3])], [(output, kind, list(buffer.shape))]
+        if given != wanted:
+            raise ValueError(f"{named} takes {given[0]} and returns {given[1]}; meta.json asks for {wanted[0]}, {wanted[1]}")
+
+
 class OnnxRuntimeEngine:
     """An `Engine` on ONNX Runtime's CPU provider.
 
@@ -69,58 +129,29 @@ class OnnxRuntimeEngine:
         precision: str = "fp32",
         options: SessionOptions = SessionOptions(),
     ) -> None:
-        ort = library()
         self.frame_hw = frame_hw
         self.precision = precision
-        self.version: str = ort.__version__
+        self.version: str = library().__version__
         self.device = processor()
         self.key = engine_key(precision)
-        self._failures = failures(ort)
         self._labels = np.zeros(frame_hw, np.uint8)  # (H, W)
-        self._session: Any = None
-        try:
-            self._session = ort.InferenceSession(str(graph), session_options(ort, options), providers=["CPUExecutionProvider"])
-        except self._failures as e:
-            raise ValueError(f"{graph} does not load in ONNX Runtime {self.version}: {e}") from e
-        self._require_signature(graph)
-        self._binding = self._session.io_binding()
-        # The OrtValue shares the numpy buffer; both must outlive the binding.
-        self._output = ort.OrtValue.ortvalue_from_numpy(self._labels)
-        self._binding.bind_ortvalue_output("labels", self._output)
+        refusal = f"{graph} does not load in ONNX Runtime {self.version}"
+        self._session = BoundSession(str(graph), frame_hw, "labels", self._labels, options, named=str(graph), refusal=refusal)
 
     def infer(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """See `Engine.infer`: (H, W, 3) uint8 in, (H, W) uint8 out, in a buffer that the next call overwrites."""
-        if self._session is None:
-            raise RuntimeError("this engine is closed")
-        require_frame(frame, self.frame_hw)
-        frame = np.ascontiguousarray(frame)
-        try:
-            self._binding.bind_cpu_input("frame", frame)
-            self._session.run_with_iobinding(self._binding)
-        except self._failures as e:
-            raise RuntimeError(f"ONNX Runtime {self.version} failed on a frame: {e}") from e
+        self._session.run(frame)
         return self._labels
 
     def close(self) -> None:
         """Free the session. Closing twice is allowed."""
-        self._session = None
-        self._binding = None
+        self._session.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-    def _require_signature(self, graph: Path) -> None:
-        def ports(values: Any) -> list[tuple[str, str, list[int]]]:
-            return [(v.name, v.type, list(v.shape)) for v in values]
-
-        h, w = self.frame_hw
-        given = ports(self._session.get_inputs()), ports(self._session.get_outputs())
-        wanted = [("frame", "tensor(uint8)", [h, w, 3])], [("labels", "tensor(uint8)", [h, w])]
-        if given != wanted:
-            raise ValueError(f"{graph} takes {given[0]} and returns {given[1]}; meta.json asks for {wanted[0]}, {wanted[1]}")
 
 
 def session_options(ort: ModuleType, options: SessionOptions) -> Any:

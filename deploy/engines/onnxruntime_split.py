@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesmith.deploy.engines import require_frame
-from edgesmith.deploy.engines.onnxruntime import BACKEND, SessionOptions, failures, library, processor, session_options
+from edgesmith.deploy.engines.onnxruntime import BACKEND, BoundSession, SessionOptions, library, processor
 from edgesmith.deploy.files import read_json
 from edgesmith.deploy.meta import Fields
 from edgesmith.deploy.plugins import VERSIONS
@@ -172,25 +171,20 @@ class SplitOnnxRuntimeEngine:
         options: SessionOptions | None = None,
     ) -> None:
         options = options or SessionOptions()
-        ort = library()
         self.frame_hw = split.hw
         self.precision = precision
-        self.version: str = ort.__version__
+        self.version: str = library().__version__
         self.device = processor()
         self.key = engine_key(precision)
-        self._failures = failures(ort)
-        wrong: tuple[type[Exception], ...] = (ValueError, *self._failures)
         self._labels = np.zeros(split.hw, np.uint8)  # (H, W)
         self._logits = np.zeros((1, split.classes, *split.low_hw), np.float32)
-        self._session: Any = None
+        refusal = f"{graph} cannot be split at {split.logits!r}"
         try:
             model = cut(graph.read_bytes(), split)
-            self._session = ort.InferenceSession(model, session_options(ort, options), providers=["CPUExecutionProvider"])
-        except wrong as e:
-            raise ValueError(f"{graph} cannot be split at {split.logits!r}: {e}") from e
-        self._binding = self._session.io_binding()
-        self._output = ort.OrtValue.ortvalue_from_numpy(self._logits)  # shares the buffer; both outlive the binding
-        self._binding.bind_ortvalue_output(split.logits, self._output)
+        except ValueError as e:
+            raise ValueError(f"{refusal}: {e}") from e
+        named = f"{graph}, split at {split.logits!r},"
+        self._session = BoundSession(model, split.hw, split.logits, self._logits, options, named=named, refusal=refusal)
         # While ONNX Runtime's threads wait actively, another thread of ours would wait for a core longer than it saves.
         threads = 1 if options.spinning else options.threads or os.cpu_count() or 1
         self._enlarge = CpuEnlargement(
@@ -199,22 +193,13 @@ class SplitOnnxRuntimeEngine:
 
     def infer(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """See `Engine.infer`: (H, W, 3) uint8 in, (H, W) uint8 out, in a buffer that the next call overwrites."""
-        if self._session is None:
-            raise RuntimeError("this engine is closed")
-        require_frame(frame, self.frame_hw)
-        frame = np.ascontiguousarray(frame)
-        try:
-            self._binding.bind_cpu_input("frame", frame)
-            self._session.run_with_iobinding(self._binding)
-        except self._failures as e:
-            raise RuntimeError(f"ONNX Runtime {self.version} failed on a frame: {e}") from e
+        self._session.run(frame)
         self._enlarge(self._logits, self._labels)
         return self._labels
 
     def close(self) -> None:
         """Free the session. Closing twice is allowed."""
-        self._session = None
-        self._binding = None
+        self._session.close()
         self._enlarge.close()
 
     def __enter__(self) -> Self:

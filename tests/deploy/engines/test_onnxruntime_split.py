@@ -76,6 +76,9 @@ def test_a_split_of_another_graph_is_refused(native: Path, split: Split, tmp_pat
     for wrong in (replace(split, nodes=10_000), replace(split, logits="nothing")):
         with pytest.raises(ValueError, match=r"model\.onnx cannot be split"):
             SplitOnnxRuntimeEngine(native, wrong)
+    for wrong in (replace(split, classes=split.classes + 1), replace(split, hw=(HW[0] + 1, HW[1]))):
+        with pytest.raises(ValueError, match=r"model\.onnx, split at '.*', takes .* meta\.json asks for"):
+            SplitOnnxRuntimeEngine(native, wrong)
     (tmp_path / "model.onnx").write_bytes(native.read_bytes()[:-5])
     with pytest.raises(ValueError, match="cannot be split"):
         SplitOnnxRuntimeEngine(tmp_path / "model.onnx", split)
