@@ -395,6 +395,7 @@ CAMVID = Study(
         optim=Optim(optimizer="adamw", lr=0.002, warmup=0.05, weight_decay=0.02),
         ema=0.997,
         class_weights="log",
+        logit_adjustment=0.75,
         aux_weight=0.2,
         precision="bf16",
         augment=Augment(crop_hw=(240, 320), scale=(0.6, 1.6), brightness=0.25, contrast=0.25, saturation=0.25, hue=0.02),

@@ -150,6 +150,10 @@ class Train:
     """OHEM keeps at least this share of the labelled pixels."""
     class_weights: Literal["none", "log"] = "none"
     """log: 1 / log(1.02 + share of the class in the train split), scaled to mean 1."""
+    logit_adjustment: float = 0.0
+    """Times the log of the class weights, added to the logits in the loss alone (Menon et al., "Long-tail learning via logit
+    adjustment", ICLR 2021). Class weights make a network learn rare classes, and then predict them too often: 1 takes the
+    latter back whole, 0 not at all."""
     aux_weight: float = 0.0
     """Weight of each auxiliary loss of the network (0: none)."""
     optim: Optim = field(default_factory=Optim)
@@ -175,6 +179,12 @@ class Train:
             *((getattr(self, n) >= 1, n, "is not at least 1") for n in ("epochs", "batch", "val_every")),
             (self.checkpoint_seconds > 0, "checkpoint_seconds", "is not above 0"),
             *((getattr(self, n) >= 0, n, "is below 0") for n in ("aux_weight", "seed")),
+            (0 <= self.logit_adjustment <= 1, "logit_adjustment", "is not between 0 and 1"),
+            (
+                not self.logit_adjustment or self.class_weights != "none",
+                "logit_adjustment",
+                "goes with class_weights, which it is an adjustment to",
+            ),
             *((0 <= getattr(self, n) <= 1, n, "is not between 0 and 1") for n in ("ohem_threshold", "ohem_min_kept")),
             (self.ema is None or 0 < self.ema < 1, "ema", "is not between 0 and 1"),
             (self.input_hw is None or min(self.input_hw) >= 64, "input_hw", "is below 64x64"),

@@ -134,6 +134,9 @@ class Trainer:
         self.best: dict[str, Tensor] = {}
         self.optimizer = make_optimizer(train.optim, self.module)
         self.weight = None if class_weights is None else torch.tensor(class_weights, device=device)
+        self.shift: Tensor | None = None
+        if self.weight is not None and train.logit_adjustment:
+            self.shift = train.logit_adjustment * self.weight.log()[:, None, None]  # (C, 1, 1)
 
     def step(self, batch: Batch, lr: float) -> Tensor:
         """One step at learning rate `lr`; returns the loss. Batch: frames uint8 (N, H, W, 3), labels uint8 (N, H, W)."""
@@ -176,6 +179,8 @@ class Trainer:
         self.best = {k: v.detach().clone() for k, v in self.averaged.state_dict().items()}
 
     def _pixel_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.shift is not None:
+            logits = logits + self.shift
         if self.train.loss == "cross_entropy":
             return losses.cross_entropy(logits, labels, self.weight)
         t = self.train

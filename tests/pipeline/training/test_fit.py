@@ -225,3 +225,33 @@ def test_only_the_splits_that_training_reads_enter_its_key() -> None:
     assert stage_key(more_test) == key
     assert stage_key(more_train) != key
     assert stage_key(dataclasses.replace(TINY, checkpoint_seconds=9.0)) == key
+
+
+def test_logit_adjustment_moves_the_logits_in_the_loss_alone() -> None:
+    """The loss without it, of a network whose classifier's bias is larger by the log of the weights, is the loss with it."""
+    weights = [0.5, 1.0, 2.5]
+    train = dataclasses.replace(TINY, class_weights="log", ema=None, aux_weight=0.0)
+    module = models.build(models.zoo("squeezenas-lat-small"), models.Segmentation(3))
+    device = torch.device("cpu")
+    plain = Trainer(train, module, device, weights)
+    adjusted = Trainer(dataclasses.replace(train, logit_adjustment=0.75), module, device, weights)
+    x, labels = torch.randn(2, 3, 64, 64), torch.randint(0, 3, (2, 64, 64))
+    with torch.no_grad():
+        module.eval()
+        found, before = float(adjusted.loss(x, labels)), float(plain.loss(x, labels))
+        module.decoder.low_classifier.bias += 0.75 * torch.tensor(weights).log()
+        expected = float(plain.loss(x, labels))
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert found != pytest.approx(before, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"logit_adjustment": 0.5}, "logit_adjustment: 0.5 goes with class_weights"),
+        ({"logit_adjustment": 1.5, "class_weights": "log"}, "logit_adjustment: 1.5 is not between 0 and 1"),
+    ],
+)
+def test_a_logit_adjustment_that_means_nothing_is_refused(change: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Train(**change)
