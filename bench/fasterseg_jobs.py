@@ -17,6 +17,7 @@ from edgesmith import models
 from edgesmith.bench import study
 from edgesmith.bench.fasterseg_networks import as_fast_as, random_students, sensitivity
 from edgesmith.bench.study import Job
+from edgesmith.bench.tables_fasterseg import DISTILLED, SEEDS
 from edgesmith.bench.whole_networks import WholeNetworks, against_table
 from edgesmith.calibration.fasterseg_1080ti import open_table
 from edgesmith.calibration.table import Table
@@ -42,7 +43,6 @@ SEARCHES = {"co-search": True, "search without decoupling": False}
 """Job -> whether it regularises operators, resolutions and widths apart (Eq. 3)."""
 UNDECOUPLED = "student without decoupling"
 RANDOM = ("random 1", "random 2", "random 3")
-SEEDS = (0, 1)
 LIMIT = 95.0
 """Minutes after which a job stops and waits to be called again."""
 PUBLISHED_MS, T_MS = 5.702, 8.3
@@ -60,7 +60,7 @@ class Training:
 
     @property
     def name(self) -> str:
-        return f"{self.network}{' with distillation' * self.distilled}, seed {self.seed}"
+        return f"{self.network}{DISTILLED * self.distilled}, seed {self.seed}"
 
     @property
     def job(self) -> str:
@@ -131,7 +131,7 @@ class Study:
         for t in TRAININGS:
             needs = ("derive", TEACHER.job) if t.distilled else ("derive",)
             every[t.job] = Job(partial(self.train, t), needs=needs, one_thread=True, limit_minutes=LIMIT)
-        every["student's bundle"] = Job(self.bundle, needs=(STUDENT.job,))
+        every["student's bundle"] = Job(self.bundle, needs=(STUDENT.job,), limit_minutes=LIMIT)
         return every
 
     # The table

@@ -26,12 +26,13 @@ from edgesmith.calibration.table import Table
 from edgesmith.deploy.files import read_json, write_json
 from edgesmith.models.arch import Arch, Segmentation, SqueezeNas
 from edgesmith.models.cost import macs, params
+from edgesmith.models.parts import distinct
 from edgesmith.pipeline.artifacts import Architecture, SearchResult, Weights
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.derive import Derive
 from edgesmith.pipeline.events import view_for
-from edgesmith.pipeline.latency.measure import distinct, measure
+from edgesmith.pipeline.latency.measure import measure
 from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
 from edgesmith.pipeline.search.squeezenas_space import NAMES, space
 from edgesmith.pipeline.stage import Pipeline

@@ -10,6 +10,8 @@ from edgesmith.bench.markdown import NOT_RUN, against_table, markdown
 
 Rows: TypeAlias = "list[dict[str, Any]]"
 DISTILLED = " with distillation"
+SEEDS = (0, 1)
+"""Of every training but the teachers'."""
 ABLATION: dict[str, tuple[str, tuple[float, float] | None]] = {
     "O, s at χ = 8; b = 1": ("", (66.9, 177.8)),
     "O, s at χ = 8; b = 2": ("", (69.5, 119.9)),
@@ -53,11 +55,11 @@ def networks(rows: Rows) -> str:
         n, found = known(rows, trained.removesuffix(DISTILLED)), scores(rows, trained)
         latency = f"{n['median_ms']:.2f} ± {n['error_ms']:.2f}" if "median_ms" in n else NOT_RUN
         costs = [f"{n['gmacs']:.3f}", f"{n['params'] / 1e6:.3f}", f"{n['table_ms']:.2f}"] if "gmacs" in n else [NOT_RUN] * 3
-        seeds = [f"{found[seed]:.4f}" if seed in found else NOT_RUN for seed in (0, 1)]
+        seeds = [f"{found[seed]:.4f}" if seed in found else NOT_RUN for seed in SEEDS]
         middle = f"{statistics.mean(found.values()):.4f}" if len(found) > 1 else "-"
         lines.append([name, *costs, latency, *seeds, middle, *(f"{p:.1f}" if p else "-" for p in paper or (None, None))])
-    means = [statistics.mean(found.values()) for i in (1, 2, 3) if (found := scores(rows, f"random {i}"))]
-    if means:
+    controls = [list(scores(rows, trained).values()) for trained, _ in ABLATION.values() if trained.startswith("random")]
+    if means := [statistics.mean(found) for found in controls if len(found) == len(SEEDS)]:
         lines.append([f"median of {len(means)} random", *[""] * 6, f"{statistics.median(means):.4f}", "", ""])
     heads = ["setting", "GMACs", "M params", "table, ms", "measured, ms", "test mIoU, seed 0", "seed 1", "mean"]
     return markdown([*heads, "paper: mIoU, %", "paper: FPS"], lines)

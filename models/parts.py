@@ -8,7 +8,7 @@ the logits and takes the argmax.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -159,6 +159,12 @@ def parts(arch: Arch, task: Segmentation, input_hw: tuple[int, int]) -> Iterator
     if isinstance(arch, FasterSeg):
         return _fasterseg(arch, task, input_hw)
     raise ValueError(f"pieces of family {arch.family!r} are not known")
+
+
+def distinct(archs: Iterable[Arch], task: Segmentation, input_hw: tuple[int, int]) -> dict[str, Part]:
+    """All pieces of `archs` that run, by key, in the order in which they first occur."""
+    found = (part for arch in archs for _, part in parts(arch, task, input_hw))
+    return {part.key: part for part in found if not part.empty}
 
 
 def _squeezenas(arch: SqueezeNas, task: Segmentation, input_hw: tuple[int, int]) -> Iterator[tuple[str, Part]]:

@@ -54,7 +54,8 @@ class Build:
     weights: str | None = field(default=None, metadata={"identity": False})
     """Weights folder that the graph was exported from; torch_tensorrt compiles these, and only it reads them."""
     timeout_s: float = field(default=1200.0, metadata={"identity": False})
-    """Seconds after which building one plan, or timing those with plugins, is given up."""
+    """Seconds after which building one plan, or timing those with plugins, is given up. torch_tensorrt, which compiles in this
+    process, knows no such end."""
     plugins: Plugins = "none"
     """auto takes operators of `deploy.plugins` where they were measured to be faster on this machine, none takes none."""
     plugin_library: str | None = field(default=None, metadata={"identity": False})

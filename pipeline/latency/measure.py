@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +26,8 @@ from edgesmith.calibration.table import Table
 from edgesmith.deploy.engines import Backend
 from edgesmith.deploy.engines.onnxruntime import SessionOptions
 from edgesmith.deploy.files import read_json, write_bytes, write_json
-from edgesmith.models.arch import Arch, Segmentation
 from edgesmith.models.model import IMAGENET_MEAN
-from edgesmith.models.parts import Frame, Labels, Part, parts
+from edgesmith.models.parts import Frame, Labels, Part
 from edgesmith.pipeline.artifacts import tool_versions
 from edgesmith.pipeline.jobs import Result, run_jobs
 from edgesmith.pipeline.run import locked
@@ -46,12 +45,6 @@ RECORD, TOOLS = "exported.json", "tools.json"
 """Beside the graphs that wait to be timed: what became of each export, and the versions of what made them."""
 LIBRARIES = ("numpy", "onnxruntime", "torch", "onnx", "onnxscript", "onnxsim")
 """Whose versions enter the fingerprint: one runs the graphs, the others make them."""
-
-
-def distinct(archs: Iterable[Arch], task: Segmentation, input_hw: tuple[int, int]) -> dict[str, Part]:
-    """All pieces of `archs` that run, by key, in the order in which they first occur."""
-    found = (part for arch in archs for _, part in parts(arch, task, input_hw))
-    return {part.key: part for part in found if not part.empty}
 
 
 def export_pieces(pieces: Mapping[str, Part], out: Path, *, log: Callable[..., None] = lambda event, **fields: None) -> int:

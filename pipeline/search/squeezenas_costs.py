@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgesmith.models.arch import Segmentation
 from edgesmith.models.cost import convolutions
-from edgesmith.models.parts import Part, parts
+from edgesmith.models.parts import Part, distinct, parts
 
 from .resources import COUNTED, UNITS, Resource, fitting
 from .squeezenas_space import NAMES, Space
@@ -70,8 +70,7 @@ def costs(space: Space, task: Segmentation, resource: Resource, input_hw: tuple[
 
 def pieces(space: Space, task: Segmentation, input_hw: tuple[int, int]) -> dict[str, Part]:
     """Every piece that a network of the space may have and that takes time, by key."""
-    networks = (space.arch([j] * len(space), name) for j, name in enumerate(NAMES))
-    return {part.key: part for arch in networks for _, part in parts(arch, task, input_hw) if not part.empty}
+    return distinct((space.arch([j] * len(space), name) for j, name in enumerate(NAMES)), task, input_hw)
 
 
 def _measured(space: Space, task: Segmentation, input_hw: tuple[int, int], table: Table) -> Costs:

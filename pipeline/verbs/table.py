@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,16 @@ def _wanted(
     from edgesmith.models import Segmentation
     from edgesmith.pipeline import recipe
     from edgesmith.pipeline.recipes import names
+    from edgesmith.pipeline.search.squeezenas_space import SPACES
 
+    spaces = (*SPACES, "fasterseg")
+    known = space in (*spaces, *names()) or space.startswith("zoo:") or space.endswith((".json", ".yaml", ".yml"))
+    if not known:
+        near = difflib.get_close_matches(space, (*spaces, *names()), n=1)
+        hint = f"; did you mean {near[0]}?" if near else f". Named recipes: {', '.join(names())}"
+        raise ValueError(
+            f"SPACE: {space!r} is neither a search space ({', '.join(spaces)}) nor zoo:NAME nor a .json file nor a recipe{hint}"
+        )
     if space in names() or space.endswith((".yaml", ".yml")):
         if classes is not None or input_hw is not None:
             raise ValueError(f"--{'input' if classes is None else 'classes'}: goes without a recipe, which says it")
@@ -109,8 +119,8 @@ def _wanted(
 
 def _pieces(space: str, task: Any, input_hw: tuple[int, int]) -> dict[str, Any]:
     """All pieces of `space`, or of the one network that it names, by key."""
+    from edgesmith.models.parts import distinct
     from edgesmith.pipeline.derive import Derive
-    from edgesmith.pipeline.latency.measure import distinct
     from edgesmith.pipeline.search import fasterseg_costs, squeezenas_costs
     from edgesmith.pipeline.search.fasterseg_space import Space
     from edgesmith.pipeline.search.squeezenas_space import SPACES
@@ -118,12 +128,8 @@ def _pieces(space: str, task: Any, input_hw: tuple[int, int]) -> dict[str, Any]:
 
     if space == "fasterseg":
         return fasterseg_costs.pieces(Space(), task, input_hw)
-    found = next((squeezenas(name) for name in SPACES if name == space), None)
-    if found is not None:
-        return squeezenas_costs.pieces(found, task, input_hw)
-    if not space.startswith("zoo:") and not space.endswith(".json"):
-        spaces = ", ".join((*SPACES, "fasterseg"))
-        raise ValueError(f"SPACE: {space!r} is neither a search space ({spaces}) nor zoo:NAME nor a .json file nor a recipe")
+    if found := [name for name in SPACES if name == space]:
+        return squeezenas_costs.pieces(squeezenas(found[0]), task, input_hw)
     return distinct([Derive(space).value], task, input_hw)
 
 

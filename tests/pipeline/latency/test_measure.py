@@ -21,7 +21,7 @@ from edgesmith.deploy.engines.onnxruntime import SessionOptions
 from edgesmith.models import squeezenas
 from edgesmith.models.arch import InvertedResidual, SqueezeNas
 from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD
-from edgesmith.models.parts import Part, parts
+from edgesmith.models.parts import Part, distinct, parts
 from edgesmith.pipeline import cli, export
 from edgesmith.pipeline.graphs import graph
 from edgesmith.pipeline.graphs.graph import cleaned, graph_digest
@@ -72,7 +72,7 @@ def network(shipped: squeezenas.SqueezeNasModule, cut: dict[str, ModelProto]) ->
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Table:
     """The table of ARCH, measured once."""
     path = tmp_path_factory.mktemp("table") / "t.json"
-    table = measured_into(path, measure.distinct([ARCH], TASK, HW))
+    table = measured_into(path, distinct([ARCH], TASK, HW))
     assert Table.read(path) == table
     assert [p.name for p in path.parent.iterdir()] == ["t.json"]  # nothing is left beside it
     return table
@@ -157,7 +157,7 @@ def test_neighbours_and_the_call_are_taken_off_the_time(
 
 def test_finished_entries_are_left_alone_and_the_rest_is_added(measured: Table, tmp_path: Path) -> None:
     path = tmp_path / "t.json"
-    pieces = measure.distinct([ARCH], TASK, HW)
+    pieces = distinct([ARCH], TASK, HW)
     keys = list(pieces)
     finished = {k: measured.entries[k] for k in keys[:-2]}
     half = replace(measured.entries[keys[-2]], rounds_ms=measured.entries[keys[-2]].rounds_ms[:1])
@@ -179,19 +179,20 @@ import json, os, signal, sys
 from pathlib import Path
 from edgesmith.models import Segmentation
 from edgesmith.models.arch import Arch
+from edgesmith.models.parts import distinct
 from edgesmith.pipeline.latency import measure
 kind, count = sys.argv[3], int(sys.argv[4])
 def log(event, **fields):
     if event == kind and fields["done"] == count:
         os.kill(os.getpid(), signal.SIGKILL)
-pieces = measure.distinct([Arch.from_json(Path(sys.argv[1]).read_text())], Segmentation(5), (64, 96))
+pieces = distinct([Arch.from_json(Path(sys.argv[1]).read_text())], Segmentation(5), (64, 96))
 pieces = {k: p for k, p in pieces.items() if p.kind in ("frame", "stem", "labels")}
 measure.measure(pieces, Path(sys.argv[2]), input_hw=(64, 96), classes=5, threads=1, rounds=2, log=log)
 """
 
 
 def test_graphs_that_other_versions_made_are_exported_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pieces = {k: p for k, p in measure.distinct([ARCH], TASK, HW).items() if p.kind in ("frame", "labels")}
+    pieces = {k: p for k, p in distinct([ARCH], TASK, HW).items() if p.kind in ("frame", "labels")}
     made: list[str] = []
 
     def log(event: str, **fields: object) -> None:
@@ -239,7 +240,7 @@ def test_a_piece_that_cannot_be_exported_stops_no_other(tmp_path: Path, monkeypa
         return real(part)
 
     monkeypatch.setattr(measure, "part_graph", fails)
-    pieces = {k: p for k, p in measure.distinct([ARCH], TASK, HW).items() if p.kind in ("frame", "stem", "labels")}
+    pieces = {k: p for k, p in distinct([ARCH], TASK, HW).items() if p.kind in ("frame", "stem", "labels")}
     with pytest.raises(RuntimeError, match=r"1 of 3 pieces could not be exported; the first is 'labels .*no such operator"):
         measured_into(tmp_path / "t.json", pieces)
     assert [p.partition(" ")[0] for p in Table.read(tmp_path / "t.json").entries] == ["frame", "stem"]
@@ -249,7 +250,7 @@ def test_a_piece_that_cannot_be_exported_stops_no_other(tmp_path: Path, monkeypa
 
 def test_pieces_that_were_exported_before_are_only_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, path = measure.part_graph, tmp_path / "t.json"
-    pieces = {k: p for k, p in measure.distinct([ARCH], TASK, HW).items() if p.kind in ("frame", "stem", "labels")}
+    pieces = {k: p for k, p in distinct([ARCH], TASK, HW).items() if p.kind in ("frame", "stem", "labels")}
 
     def fails(part: Part) -> ModelProto:
         raise RuntimeError("exported again")
@@ -271,7 +272,7 @@ def test_pieces_that_were_exported_before_are_only_timed(tmp_path: Path, monkeyp
 
 def test_a_table_of_another_kind_is_not_gone_on_with(measured: Table, tmp_path: Path) -> None:
     path = tmp_path / "t.json"
-    pieces = measure.distinct([ARCH], TASK, HW)
+    pieces = distinct([ARCH], TASK, HW)
     foreign = replace(measured, fingerprint=replace(measured.fingerprint, cores=measured.fingerprint.cores + 1))
     for other, said in (
         (foreign, "measured elsewhere: here cores is"),
@@ -290,9 +291,12 @@ def test_a_table_of_another_kind_is_not_gone_on_with(measured: Table, tmp_path: 
 
 
 def test_two_processes_do_not_measure_into_one_table(tmp_path: Path) -> None:
-    pieces = measure.distinct([ARCH], TASK, HW)
-    with locked(tmp_path / ".t.json.graphs"), pytest.raises(BlockingIOError, match="another edgesmith"):
-        measured_into(tmp_path / "t.json", pieces)
+    pieces = distinct([ARCH], TASK, HW)
+    with locked(tmp_path / ".t.json.graphs"):
+        with pytest.raises(BlockingIOError, match="another edgesmith"):
+            measured_into(tmp_path / "t.json", pieces)
+        with pytest.raises(BlockingIOError, match="another edgesmith"):
+            measure.export_pieces(pieces, tmp_path / "t.json")
 
 
 def test_the_verb_measures_a_network_and_sum_adds_it_up(

@@ -9,7 +9,7 @@ from edgesmith import models
 from edgesmith.calibration.table import Table
 from edgesmith.models import fasterseg
 from edgesmith.models.arch import Cell, FasterSeg
-from edgesmith.models.parts import Part, parts
+from edgesmith.models.parts import Part, distinct, parts
 from edgesmith.pipeline import export
 from edgesmith.pipeline.graphs.graph import cleaned, graph_digest
 from edgesmith.pipeline.latency import measure
@@ -46,7 +46,7 @@ def cut(shipped: fasterseg.FasterSegModule) -> dict[str, ModelProto]:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Table:
     path = tmp_path_factory.mktemp("table") / "t.json"
-    return measure.measure(measure.distinct([ARCH], TASK, HW), path, input_hw=HW, classes=5, rounds=1, threads=1)
+    return measure.measure(distinct([ARCH], TASK, HW), path, input_hw=HW, classes=5, rounds=1, threads=1)
 
 
 def test_the_timed_piece_is_the_piece_of_the_shipped_network(measured: Table, cut: dict[str, ModelProto]) -> None:
@@ -80,6 +80,6 @@ def test_the_space_is_measured_by_its_name() -> None:
     assert found == fasterseg_costs.pieces(Space(), TASK, HW)
     assert all(isinstance(p, Part) for p in found.values())
     for net in ("student", "teacher", "pruned-teacher"):
-        assert set(measure.distinct([models.zoo(f"fasterseg-{net}")], TASK, HW)) <= set(found)
+        assert set(distinct([models.zoo(f"fasterseg-{net}")], TASK, HW)) <= set(found)
     with pytest.raises(ValueError, match=r"neither a search space \(small, large, xlarge, fasterseg\)"):
         _pieces("medium", TASK, HW)

@@ -97,6 +97,9 @@ def test_a_recipe_of_squeezenas_is_measured_for_its_space(
         (("small",), "--input: missing"),
         (("small", "--input", "64x96", "--set", "search.seed=1"), "--set: goes with a recipe"),
         (("nowhere.yaml",), "no recipe 'nowhere.yaml'"),
+        (("camvid-squeezenet",), "nor a recipe; did you mean camvid-squeezenas?"),
+        (("zzz",), "Named recipes: camvid, "),
+        (("camvid-squeezenas",), "where camvid lies is not known: set EDGESMITH_DATA"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
@@ -106,6 +109,7 @@ def test_what_does_not_go_together_is_refused(
     arguments: tuple[object, ...],
     said: str,
 ) -> None:
+    monkeypatch.delenv("EDGESMITH_DATA", raising=False)
     assert run_cli(monkeypatch, *arguments, "--out", tmp_path / "t.json") == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "t.json").exists()
