@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 POOL = 20_000
 """Random networks that are looked at for such as take a given time."""
 LEAN = 4.0
-"""How far they may lean to slim or wide tensors (see random_students)."""
+"""How far these may lean to slim or wide tensors (see random_students)."""
 
 
-def random_students(search: FasterSegSearch, seed: int) -> Iterator[FasterSeg]:
+def random_students(search: FasterSegSearch, seed: int, lean: float) -> Iterator[FasterSeg]:
     """What random logits with random sets of branches derive to in the search's space, without end.
 
-    Each network as a whole leans to slim or to wide tensors, by a random amount of up to LEAN in the logits of the ends.
+    Each network as a whole leans to slim or to wide tensors, by a random amount of up to `lean` in the logits of the ends.
     Choices that are all independent hardly ever make a network as fast as a search may find.
     """
     rng = np.random.default_rng(seed)
     while True:
         scales = search.choices[int(rng.integers(len(search.choices)))]
         logits = Logits.random(search.space, "student", rng)
-        slope = rng.uniform(-LEAN, LEAN)
+        slope = rng.uniform(-lean, lean)
         logits = replace(logits, ratio=tuple(t + slope * np.linspace(-1, 1, t.shape[1]) for t in logits.ratio))
         yield derive(search.space, logits, "student", scales, name="fasterseg-random")
 

@@ -129,6 +129,10 @@ def _require_needs(name: str, job: Job, results: Path) -> None:
 
 def _run_one(name: str, job: Job, results: Path) -> None:
     _require_needs(name, job, results)
+    if job.one_thread:
+        import torch
+
+        torch.set_num_threads(1)  # more would come to other bits than those of the part done before
     start = time.time()
     try:
         with _limited(job.limit_minutes):

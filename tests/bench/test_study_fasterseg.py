@@ -18,7 +18,7 @@ import pytest
 
 from edgesmith.bench import fasterseg_networks, study, tables_fasterseg
 from edgesmith.bench.fasterseg_jobs import SEARCHES, TRAININGS, Study
-from edgesmith.bench.fasterseg_networks import as_fast_as, random_students, sensitivity
+from edgesmith.bench.fasterseg_networks import LEAN, as_fast_as, random_students, sensitivity
 from edgesmith.bench.page_fasterseg import write_page
 from edgesmith.bench.study_fasterseg import CAMVID
 from edgesmith.bench.whole_networks import against_table
@@ -203,17 +203,15 @@ def test_random_networks_as_fast_as_the_student_are_not_looked_for_without_end(m
         return 1.0 if arch.digest == TOY.reference.digest else 2.0
 
     with pytest.raises(RuntimeError, match=r"of 20 random networks only 0 are within 3% of the student's 1\.00 ms"):
-        as_fast_as(TOY.reference, random_students(TOY.pretraining, 2), latency_ms, 0.03, 3)
+        as_fast_as(TOY.reference, random_students(TOY.pretraining, 2, LEAN), latency_ms, 0.03, 3)
 
 
-def test_random_networks_lean_to_slim_or_wide_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    def spread() -> float:
-        archs = itertools.islice(random_students(CAMVID.pretraining, 2), 60)
+def test_random_networks_lean_to_slim_or_wide_tensors() -> None:
+    def spread(lean: float) -> float:
+        archs = itertools.islice(random_students(CAMVID.pretraining, 2, lean), 60)
         return float(np.std([np.mean([cell.width for cells in arch.branches for cell in cells]) for arch in archs]))
 
-    leaning = spread()
-    monkeypatch.setattr(fasterseg_networks, "LEAN", 0.0)
-    assert leaning > 1.4 * spread()
+    assert spread(LEAN) > 1.4 * spread(0.0)
 
 
 def stop_in_its_second_epoch(made: Study, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
