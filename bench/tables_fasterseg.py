@@ -97,7 +97,7 @@ def collapse(rows: Rows) -> str:
             score = "-" if best is None or best["val_miou"] is None else f"{best['val_miou']:.3f}"
             line += [NOT_RUN] * 2 if best is None else [f"{best['latency']:.2f}", score]
         lines.append(line)
-    return markdown(["epoch", *(f"{job}: {what}" for job in pair for what in ("table, ms", "val mIoU as a path"))], lines)
+    return markdown(["epoch", *(f"{job}: {what}" for job in pair for what in ("table, ms", "val mIoU in the supernet"))], lines)
 
 
 def sensitivity(rows: Rows) -> str:

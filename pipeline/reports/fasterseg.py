@@ -245,7 +245,8 @@ def collapse(run: RunFolder) -> str:
         head = f"<h3>{clean(r.name)}: {kind} {clean(_resource(s))} term</h3>" if len(courses) > 1 else ""
         parts.append(f'{head}<div class="pair" style="margin-bottom:16px">{charts}</div>')
     words = (
-        "The student as the logits mean it after each epoch, with each set of branches, evaluated with the supernet's weights. "
+        "The student as the logits mean it after each epoch, with each set of branches. The mIoU is the supernet's by its head "
+        "for these branches, with all operators mixed. "
         "A search collapses when it ends among fast networks that label badly."
     )
     body = [

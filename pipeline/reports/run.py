@@ -88,7 +88,7 @@ class Found:
     latency: float
     """By the search's costs, in its unit."""
     val_miou: float | None
-    """With the supernet's weights; None when it could not be evaluated."""
+    """Of the supernet with these branches; None when it could not be evaluated."""
     target: float | None
     """Eq. 5 and 6."""
 

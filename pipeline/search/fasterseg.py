@@ -6,12 +6,14 @@ gamma on the other with
 
     L = L_seg + lambda * Latency    (Eq. 8; the latency by Eq. 3)
 
-to first order. The teacher shares the weights, takes the widest ratios and no latency (section 3.3). After each epoch the
-networks that the logits mean are evaluated with the supernet's weights, one for each set of branches; Eq. 5 and 6 choose among
-the last epoch's. The configuration is here and imports no torch; the loop is in fasterseg_loop.py.
+to first order. The teacher shares the weights, takes the widest ratios and no latency (section 3.3). After each epoch the sets
+of branches are scored: mIoU on the val split is that of the supernet's head for the set, latency that of the network that the
+logits mean. Eq. 5 and 6 choose by the last epoch's. The configuration is here and imports no torch; the loop is in
+fasterseg_loop.py.
 
 What the paper leaves open follows the released code: pretraining on the weights' half alone; Adam with betas 0.5 and 0.999;
-losses of all heads and passes added up, at an eighth of the crop's size. What departs from paper or code, and why:
+losses of all heads and passes added up, at an eighth of the crop's size; ACC of Eq. 5 from the supernet with all its operators
+(a single path, whose weights never worked alone, makes most of a frame one class). What departs from paper or code, and why:
 
 * Teacher and student learn in one step on the summed loss, as in the released code; the paper updates one after the other. The
   sum lets one forward do for what the passes have in common.
@@ -20,7 +22,8 @@ losses of all heads and passes added up, at an eighth of the crop's size. What d
 * The FPS band looks at all of the student's sets of branches that can be derived, not at two.
 * The val split scores the sets of branches, as Figure 4 does; Appendix H never uses it in the search. Weights and architecture
   learn from the train split alone.
-* `recalibrate`: networks are evaluated with batch norm statistics of their own. Those of the supernet belong to mixtures.
+* ACC is that at the most probable widths, with batch norm statistics gathered for these (`recalibrate`). The released code
+  draws the widths and takes the statistics of all passes.
 """
 
 from __future__ import annotations
@@ -92,7 +95,7 @@ class FasterSegSearch:
     table: str | None = field(default=None, metadata={"identity": False})
     """Latency table: one that `edgesmith table measure` left, or the authors' for a GTX 1080 Ti. Its content enters the key."""
     input_hw: tuple[int, int] | None = None
-    """Size at which networks are evaluated and their costs count; the recipe's export size unless said otherwise."""
+    """Size at which the supernet is evaluated and networks' costs count; the recipe's export size unless said otherwise."""
     decoupled: bool = True
     """Regularise operators, resolutions and widths apart (Eq. 3). false: one latency of all three, as in Figure 4."""
     latency_weights: tuple[float, float, float] | Literal["balanced"] = (0.001, 0.997, 0.002)
@@ -127,14 +130,14 @@ class FasterSegSearch:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
     evaluate_every: int = 1
-    """Epochs of the search between evaluations of the networks that the logits mean; the last epoch is always evaluated."""
+    """Epochs of the search between evaluations of the sets of branches; the last epoch is always evaluated."""
     val_frames: int | None = None
-    """Frames of the val split, spread evenly, on which a network is evaluated; null for all of them."""
+    """Frames of the val split, spread evenly, that count in an evaluation; null for all of them."""
     recalibrate: int = 4
-    """Training batches over which a network's batch norm statistics are gathered before it is evaluated; 0: the supernet's."""
+    """Training batches over which batch norm statistics are gathered before an evaluation; 0: those of the training."""
     checkpoint_seconds: float = field(default=300.0, metadata={"identity": False})
     """Time between checkpoints within an epoch; each epoch ends with one. Does not change the result."""
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         low, high = self.fps_band or (1.0, 2.0)

@@ -17,7 +17,7 @@ means. The rule "replay" does so too, and only with it do the published networks
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, get_args
@@ -34,15 +34,6 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 Outcome = Literal["student", "teacher", "pruned_teacher"]
 """A network that comes of a search; pruned_teacher is the teacher at the smallest expansion ratio."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One branch, shrunk."""
-
-    cells: tuple[Cell, ...]
-    layers: tuple[int, ...]
-    """The layer of the supernet that each cell comes from."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +81,16 @@ def derive(
     Raises ValueError for scales that are not one or two different ones in that order, and where the space has too few layers
     for the downsamplings.
     """
-    return assemble(space, [branch(space, logits, net, scale, rule) for scale in _checked(scales)], net, name)
+    chi = space.chi(net)
+    cells = tuple(branch(space, logits, net, scale, rule) for scale in _checked(scales))
+    return FasterSeg(name, stem_width=chi, branches=cells, shared=_common(*cells) if len(cells) == 2 else 0, head_ratio=chi)
 
 
-def branch(space: Space, logits: Logits, net: Net, scale: int, rule: Rule = "paper") -> Branch:
-    """The branch that ends at `scale`. The teacher takes no skip, and the widest ratio everywhere (section 3.3)."""
+def branch(space: Space, logits: Logits, net: Net, scale: int, rule: Rule = "paper") -> tuple[Cell, ...]:
+    """The cells of the branch that ends at `scale`, shrunk.
+
+    The teacher takes no skip, and the widest ratio everywhere (section 3.3).
+    """
     downs = downsamplings(space, logits, scale, rule)
     path = [sum(down < layer for down in downs) for layer in range(space.layers)]
     alpha = np.stack([logits.alpha[s][layer - s] for layer, s in enumerate(path)])  # (layers, operators)
@@ -108,7 +104,7 @@ def branch(space: Space, logits: Logits, net: Net, scale: int, rule: Rule = "pap
         after = path[layer] + down
         chi = space.chi(net) if last else _ratio(space, logits, net, after, layer + 1)
         cells.append(Cell(op_if_kept[layer], RATES[after] * chi, 2 if down else 1))
-    return Branch(tuple(cells), tuple(layers))
+    return tuple(cells)
 
 
 def downsamplings(space: Space, logits: Logits, scale: int, rule: Rule = "paper") -> tuple[int, ...]:
@@ -131,13 +127,6 @@ def downsamplings(space: Space, logits: Logits, scale: int, rule: Rule = "paper"
         raise ValueError(f"layers: {space.layers} leave no place for two downsamplings; needs at least 8")
     first, second = np.unravel_index(np.where(allowed, np.outer(rows, columns), -1.0).argmax(), allowed.shape)
     return int(first) + 1, int(second) + 2
-
-
-def assemble(space: Space, branches: Sequence[Branch], net: Net, name: str) -> FasterSeg:
-    """The network of these branches, the deepest first."""
-    chi = space.chi(net)
-    cells = tuple(b.cells for b in branches)
-    return FasterSeg(name, stem_width=chi, branches=cells, shared=_common(*cells) if len(cells) == 2 else 0, head_ratio=chi)
 
 
 def pruned(teacher: FasterSeg, space: Space | None = None, name: str = "fasterseg-pruned") -> FasterSeg:

@@ -1,4 +1,4 @@
-"""The FasterSeg search as it runs: what a step of each phase does, and how the networks that the logits mean are evaluated.
+"""The FasterSeg search as it runs: what a step of each phase does, and how sets of branches are scored.
 
 The loop around the steps is the trainings' own (loop.py); each phase has a checkpoint of its own. Widths are drawn from noise
 that depends on (seed, epoch, step) alone, so that a search that is killed goes on to the same end.
@@ -50,7 +50,7 @@ from .fasterseg_relaxed import Pass, Relaxed, Widths
 from .fasterseg_space import Found, Net, Scales, Score, write_logits
 from .fasterseg_step import Losses, backward
 from .fasterseg_supernet import DIVISOR, Supernet
-from .paths import PathEvaluation, spread
+from .paths import Scoring, spread
 
 if TYPE_CHECKING:
     from .fasterseg import FasterSegSearch
@@ -94,8 +94,8 @@ def run_search(search: FasterSegSearch, slot: Slot) -> SearchResult:
         calibration = [] if search.recalibrate == 0 else list(pairs.one.first(search.recalibrate))
         frames = [searching.placement.batch(batch)[0] for batch in calibration]
         chosen = spread(len(val_split), search.val_frames)
-        evaluation = PathEvaluation(searching.placement, frames, val_split, chosen, search.input_hw)
-        networks = Networks(searching, evaluation, scratch / f"networks-{slot.key[:12]}.json", slot)
+        score = Scoring(searching.placement, frames, val_split, chosen, search.input_hw)
+        networks = Networks(searching, score, scratch / f"networks-{slot.key[:12]}.json", slot)
         alternation = Alternation(searching, networks)
         progress = run_epochs(alternation, pairs, phase.epochs, search.checkpoint_seconds, _phase_slot(slot, "search"))
         history += [{**row, "phase": "search"} for row in untimed(progress.history)]
@@ -281,7 +281,7 @@ class Alternation:
         if epoch % search.evaluate_every == 0 or epoch == search.alternate.epochs:
             row["networks"] = self.networks.evaluated(epoch)
         if search.fps_band is not None:
-            students = [arch for net, _, arch, _ in self.networks.derived() if net == "student"]
+            students = [n.arch for n in self.networks.derived() if n.net == "student"]
             self.latency_weight *= adapted([1e3 / self.searching.costs.of(arch) for arch in students], search.fps_band)
         return row
 
@@ -357,8 +357,7 @@ def _write(folder: Path, searching: Searching, history: list[dict[str, Any]], ne
     search = searching.search
     scores: dict[Net, dict[Scales, Score]] = {net: {} for net in searching.relaxed}
     for row in networks:
-        if row["val_miou"] is not None:
-            scores[row["net"]][tuple(row["scales"])] = Score(row["val_miou"], row["latency"])
+        scores[row["net"]][tuple(row["scales"])] = Score(row["val_miou"], row["latency"])
     logits = {net: relaxed.logits() for net, relaxed in searching.relaxed.items()}
     write_logits(folder / "logits.json", Found(searching.space, logits, scores))
     write_bytes(folder / "supernet.safetensors", tensor_pieces(searching.supernet.state_dict()))

@@ -1,23 +1,28 @@
-"""The networks that the logits of a FasterSeg search mean, and their scores with the supernet's weights."""
+"""The networks that the logits of a FasterSeg search mean, and how good the supernet is with each set of branches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from edgesmith import models
+from edgesmith.deploy.files import sha256_json
 from edgesmith.models.arch import FasterSeg
-from edgesmith.models.weights import load_into
 from edgesmith.pipeline.artifacts import Slot
 from edgesmith.pipeline.jobs import run_jobs
+from edgesmith.pipeline.training.device import Placement
 
-from .fasterseg_derive import assemble, branch
-from .fasterseg_path import path_state
-from .fasterseg_space import Net, Scales, Score
-from .paths import PathEvaluation
+from .fasterseg_derive import derive
+from .fasterseg_relaxed import Pass, Relaxed
+from .fasterseg_space import RATES, Net, Scales, Score
+from .fasterseg_supernet import DIVISOR, Supernet
+from .paths import Scoring
 
 if TYPE_CHECKING:
     from .fasterseg_loop import Searching
@@ -29,15 +34,13 @@ class Derived(NamedTuple):
     net: Net
     scales: Scales
     arch: FasterSeg
-    layers: tuple[tuple[int, ...], ...]
-    """Of each branch, the supernet's layer that each cell comes from."""
 
 
 class Networks:
-    """The networks that the logits mean, and their scores with the supernet's weights."""
+    """The networks that the logits mean, each with the supernet's score of its set of branches."""
 
-    def __init__(self, searching: Searching, evaluation: PathEvaluation, record: Path, slot: Slot) -> None:
-        self.searching, self.evaluation, self.record, self.slot = searching, evaluation, record, slot
+    def __init__(self, searching: Searching, score: Scoring, record: Path, slot: Slot) -> None:
+        self.searching, self.score, self.record, self.slot = searching, score, record, slot
 
     def derived(self) -> Iterator[Derived]:
         """The network of each net and each set of branches, as the logits are now."""
@@ -45,33 +48,76 @@ class Networks:
         for net, relaxed in s.relaxed.items():
             logits = relaxed.logits()
             for scales in s.search.choices:
-                branches = [branch(s.space, logits, net, scale) for scale in scales]
-                arch = assemble(s.space, branches, net, f"fasterseg-{net}")
-                yield Derived(net, scales, arch, tuple(b.layers for b in branches))
+                yield Derived(net, scales, derive(s.space, logits, net, scales, name=f"fasterseg-{net}"))
 
     def evaluated(self, epoch: int) -> list[dict[str, Any]]:
-        """A row for each network, `epoch` being that of the search. What was evaluated before a kill is not evaluated again."""
-        s, networks = self.searching, list(self.derived())
-        jobs = {f"epoch {epoch}, {n.net} {','.join(map(str, n.scales))}, {n.arch.digest[:12]}": n for n in networks}
-        results = run_jobs(self._score, jobs, self.record, log=self.slot.log)
-        rows: list[dict[str, Any]] = []
-        for (net, scales, arch, _), result in zip(networks, results.values(), strict=True):
+        """A row for each network, `epoch` being that of the search. What was evaluated before a kill is not evaluated again.
+
+        Raises RuntimeError where a net cannot be evaluated.
+        """
+        s = self.searching
+        jobs = {f"epoch {epoch}, {net}, {_identity(relaxed)}": net for net, relaxed in s.relaxed.items()}
+        results = run_jobs(self._scores, jobs, self.record, log=self.slot.log)
+        for net, result in zip(jobs.values(), results.values(), strict=True):
+            if result.error is not None:
+                again = f"To try again, remove {self.record}"
+                raise RuntimeError(f"the {net} could not be evaluated in epoch {epoch}: {result.error}. {again}")
+        rows = []
+        mious = itertools.chain.from_iterable(result.value for result in results.values())
+        for (net, scales, arch), miou in zip(self.derived(), mious, strict=True):
             latency = s.costs.of(arch)
-            target = None if result.value is None else s.search.target.of(Score(result.value, latency))
-            row = {"net": net, "scales": list(scales), "arch": arch.to_json(), "latency": latency, "val_miou": result.value}
-            rows.append({**row, "target": target, **({} if result.error is None else {"error": result.error})})
-        for net in s.relaxed:
-            mine = [row for row in rows if row["net"] == net]
-            if all(row["val_miou"] is None for row in mine):
-                raise RuntimeError(
-                    f"no {net} could be evaluated in epoch {epoch}; first: {mine[0].get('error')}. "
-                    f"To try again, remove {self.record}"
-                )
+            row = {"net": net, "scales": list(scales), "arch": arch.to_json(), "latency": latency, "val_miou": miou}
+            rows.append({**row, "target": s.search.target.of(Score(miou, latency))})
         return rows
 
-    def _score(self, network: Derived) -> float | None:
+    def _scores(self, net: Net) -> list[float]:
+        """mIoU of the supernet with each set of branches, its weights and statistics left as they are."""
         s = self.searching
-        module = models.build(network.arch, s.task)
-        module.auxiliary = nn.ModuleList()  # heads of the training to come
-        load_into(module, path_state(s.supernet, network.arch, network.net, network.layers), "the supernet's path")
-        return self.evaluation(module)
+        with torch.no_grad():
+            alpha, beta, _ = s.relaxed[net].probabilities()
+        heads = Heads(s.supernet, Pass(net, alpha, beta, s.relaxed[net].likeliest()), s.search.choices, s.placement)
+        with statistics_kept(s.supernet):
+            found = self.score(heads, len(s.search.choices))
+        if None in found:
+            raise ValueError("the frames of the val split have no labelled pixel")
+        return cast("list[float]", found)
+
+
+class Heads(nn.Module):
+    """One pass through the supernet to the heads of some sets of branches.
+
+    Frames (N, 3, H, W) -> logits (N, sets * classes, H/8, W/8), rounded up. Frames are filled up to the sizes that it takes.
+    """
+
+    def __init__(self, supernet: Supernet, way: Pass, choices: Sequence[Scales], placement: Placement) -> None:
+        super().__init__()
+        self.supernet, self.way, self.choices, self.placement = supernet, way, choices, placement
+
+    def forward(self, x: Tensor) -> Tensor:
+        net, alpha, beta, widths = self.way.net, self.way.alpha, self.way.beta, self.way.widths
+        h, w = x.shape[-2:]
+        with self.placement.autocast():
+            stem = self.supernet.stem(F.pad(x, (0, -w % DIVISOR, 0, -h % DIVISOR)), net)
+            maps = self.supernet.branch_maps(stem, net, alpha, beta, widths)
+            logits = torch.cat([self.supernet.head(net, scales, maps) for scales in self.choices], 1)
+        return logits[..., : -(-h // RATES[0]), : -(-w // RATES[0])]
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """At the end batch norms have the running statistics, and gather them as they did, and the mode is the same."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    training, before = module.training, [(m.momentum, [b.clone() for b in m.buffers()]) for m in norms]
+    try:
+        yield
+    finally:
+        for m, (momentum, buffers) in zip(norms, before, strict=True):
+            m.momentum = momentum
+            for b, kept in zip(m.buffers(), buffers, strict=True):
+                b.copy_(kept)
+        module.train(training)
+
+
+def _identity(relaxed: Relaxed) -> str:
+    """Tells logits apart."""
+    return sha256_json({k: v.tolist() for k, v in relaxed.state_dict().items()})[:12]

@@ -75,6 +75,12 @@ class Relaxed(nn.Module):
         alpha, beta, gamma = (tuple(t.softmax(1) for t in group) for group in (self.alpha, self.beta, self.ratio))
         return alpha, beta, gamma
 
+    def likeliest(self) -> Widths:
+        """The most probable width of each tensor. The widest if not searched."""
+        if self.widest or len(self.space.ratios) == 1:
+            return Widths.all(self.space, -1)
+        return Widths(tuple(tuple(logits.argmax(1).tolist()) for logits in self.ratio))
+
     def sample(self, rng: np.random.Generator) -> Widths:
         """Widths by the Gumbel-Softmax trick with tau = 1. The widest if not searched."""
         if self.widest or len(self.space.ratios) == 1:

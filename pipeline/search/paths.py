@@ -1,4 +1,4 @@
-"""What searches have in common: Gumbel noise, and networks evaluated as paths of a supernet."""
+"""What searches have in common: Gumbel noise, and the evaluation of what has a supernet's weights."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ from torch import Tensor, nn
 
 from edgesmith.pipeline.data.dataset import Split
 from edgesmith.pipeline.training.device import Placement
-from edgesmith.pipeline.training.fit import evaluate
+from edgesmith.pipeline.training.fit import evaluate_heads
 
 
 @dataclass(frozen=True)
-class PathEvaluation:
-    """Scores networks that have a supernet's weights on a val split."""
+class Scoring:
+    """Scores what has a supernet's weights on a val split."""
 
     placement: Placement
     calibration: Sequence[Tensor]
-    """Batches (N, 3, H, W) over which a path's batch norm statistics are gathered; none: the supernet's own are taken."""
+    """Batches (N, 3, H, W) over which batch norm statistics are gathered; none: the supernet's own are taken."""
     val: Split
     frames: Sequence[int]
     """Indices of the frames of `val` that count."""
     input_hw: tuple[int, int] | None
     """Size at which the network runs; default each frame's."""
 
-    def __call__(self, module: nn.Module) -> float | None:
-        """mIoU of `module`, whose batch norm statistics are replaced; None where no pixel is labelled."""
+    def __call__(self, module: nn.Module, heads: int = 1) -> list[float | None]:
+        """mIoU by each of the heads of `module`, whose batch norm statistics are replaced; None where no pixel is labelled."""
         module = self.placement.module(module)
         if self.calibration:
             recalibrate(module, self.calibration)
-        return evaluate(module, self.val, self.input_hw, self.frames)
+        return evaluate_heads(module, heads, self.val, self.input_hw, self.frames)
 
 
 @torch.no_grad()
 def recalibrate(module: nn.Module, frames: Sequence[Tensor]) -> None:
     """Replace the batch norm statistics of `module` by those over `frames`, batches of (N, 3, H, W). Ends in eval mode."""
+    module.eval()
     for m in module.modules():
         if isinstance(m, nn.BatchNorm2d):
             m.reset_running_stats()
             m.momentum = None  # the plain mean over batches
-    module.train()
+            m.train()
     for x in frames:
         module(x)
     module.eval()

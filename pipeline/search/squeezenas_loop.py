@@ -50,7 +50,7 @@ from edgesmith.pipeline.training.torch_optim import (
 )
 
 from .pareto import front
-from .paths import PathEvaluation, gumbel, spread
+from .paths import Scoring, gumbel, spread
 from .squeezenas_costs import Costs
 from .squeezenas_space import NAMES, Space, space
 from .squeezenas_supernet import Supernet
@@ -201,14 +201,14 @@ class Evaluation:
         self.searching = searching
         batches = [searching.placement.batch(batch)[0] for batch in calibration]
         size = searching.search.input_hw
-        self.path = PathEvaluation(searching.placement, batches, val, frames, size)
+        self.score = Scoring(searching.placement, batches, val, frames, size)
 
     def __call__(self, choice: Choice) -> float | None:
         """mIoU of the network that takes candidate `choice[i]` in block `i`; None where no pixel is labelled."""
         s = self.searching
         module = models.build(s.space.arch(choice, "path"), s.task)
         load_into(module, s.supernet.path_state(choice), "the supernet's path")
-        return self.path(module)
+        return self.score(module)[0]
 
 
 def temperature(bounds: tuple[float, float], done: float) -> float:
@@ -247,7 +247,7 @@ def _evaluated(evaluation: Evaluation, choices: Sequence[Choice], slot: Slot) ->
         record = (slot.scratch or Path(temporary)) / f"samples-{slot.key[:12]}.json"
         results = run_jobs(evaluation, jobs, record, log=slot.log)
     rows = []
-    input_hw = s.search.input_hw or evaluation.path.val[0].label.shape
+    input_hw = s.search.input_hw or evaluation.score.val[0].label.shape
     for arch, choice in zip(archs, choices, strict=True):
         result = results[arch.digest]
         row: dict[str, Any] = {

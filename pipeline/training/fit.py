@@ -24,7 +24,7 @@ from edgesmith.pipeline.data.dataset import LabelSet, Split
 from edgesmith.pipeline.data.spec import open_split
 from edgesmith.pipeline.derive import read_architecture
 from edgesmith.pipeline.metrics import ConfusionMatrix
-from edgesmith.pipeline.reference import labels_by_torch
+from edgesmith.pipeline.reference import logits_by_torch
 
 from . import losses
 from .checkpoint import Progress
@@ -235,14 +235,21 @@ def evaluate(
 
     `frames` are the indices to look at, default all. None when there is no labelled pixel.
     """
-    matrix = ConfusionMatrix(len(split.labels.names))
-    training = module.training
-    module.eval()
+    return evaluate_heads(module, 1, split, input_hw, frames)[0]
+
+
+def evaluate_heads(
+    module: nn.Module, heads: int, split: Split, input_hw: tuple[int, int] | None, frames: Sequence[int] | None = None
+) -> list[float | None]:
+    """As `evaluate`, for a module whose logits (N, heads * classes, h, w) are those of several networks."""
+    classes = len(split.labels.names)
+    matrices = [ConfusionMatrix(classes) for _ in range(heads)]
     for i in range(len(split)) if frames is None else frames:
         sample = split[i]
-        matrix.add(sample.label, labels_by_torch(module, sample.frame, IMAGENET_MEAN, IMAGENET_STD, input_hw))
-    module.train(training)
-    return None if math.isnan(matrix.miou) else matrix.miou
+        logits = logits_by_torch(module, sample.frame[None], IMAGENET_MEAN, IMAGENET_STD, input_hw)[0]
+        for matrix, one in zip(matrices, logits.view(heads, classes, *logits.shape[1:]), strict=True):
+            matrix.add(sample.label, one.argmax(0).to(torch.uint8).cpu().numpy())
+    return [None if math.isnan(matrix.miou) else matrix.miou for matrix in matrices]
 
 
 def _copy_of(module: nn.Module) -> nn.Module:

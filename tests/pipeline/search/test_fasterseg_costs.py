@@ -68,10 +68,10 @@ def by_cells(found: Costs, logits: Logits, space: Space, scale: int) -> float:
     """The cost of one branch's cells from the arrays, without those that were shrunk."""
     made = branch(space, logits, "student", scale)
     total, at, entering = 0.0, 0, None  # the index of the width of the map that enters the next cell
-    for cell in made.cells:
+    for cell in made:
         op, stride = space.operators.index(cell.op), cell.stride - 1
         after = at + stride
-        if cell is made.cells[-1]:
+        if cell is made[-1]:
             assert entering is not None
             return total + float(found.last[scale][op, entering])
         leaving = space.ratios.index(cell.width // RATES[after])

@@ -176,18 +176,17 @@ def test_a_network_of_skips_keeps_its_least_depth() -> None:
         table[:, 0] += 1
     for scale, cells in ((0, 5), (1, 7), (2, 9)):
         found = branch(SPACE, logits, "student", scale)
-        assert len(found.cells) == len(found.layers) == cells
-        assert all(c.op != "skip" for c in found.cells)
-        after = [layer for c, layer in zip(found.cells, found.layers, strict=True) if c.stride == 2]
-        assert after == list(downsamplings(SPACE, logits, scale))
-        assert found.cells[-1].width == 8 * 2**scale * 8
+        assert len(found) == cells
+        assert all(c.op != "skip" for c in found)
+        assert sum(c.stride == 2 for c in found) == len(downsamplings(SPACE, logits, scale)) == scale
+        assert found[-1].width == 8 * 2**scale * 8
 
 
 def test_logits_of_any_size_are_compared_and_not_their_probabilities() -> None:
     logits = Logits.uniform(SPACE, "student")
     for table in logits.alpha:
         table[:] = [0, -2000, -1000, -1500, -1200]  # all but one have the probability 0
-    assert {c.op for c in branch(SPACE, logits, "student", 2).cells} == {"zoomed_conv"}
+    assert {c.op for c in branch(SPACE, logits, "student", 2)} == {"zoomed_conv"}
 
 
 @pytest.mark.parametrize("branches", [1, 2])

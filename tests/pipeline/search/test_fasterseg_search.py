@@ -24,15 +24,17 @@ from edgesmith.pipeline.artifacts import Architecture, SearchResult, Slot
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.derive import Derive
+from edgesmith.pipeline.metrics import ConfusionMatrix
 from edgesmith.pipeline.search import fasterseg_loop
 from edgesmith.pipeline.search.fasterseg import PRETRAINED, FasterSegSearch, Phase
 from edgesmith.pipeline.search.fasterseg_derive import Target, derive
 from edgesmith.pipeline.search.fasterseg_latency import RelaxedLatency
 from edgesmith.pipeline.search.fasterseg_loop import Alternation, Pretraining, Searching, adapted, padded
 from edgesmith.pipeline.search.fasterseg_networks import Networks
-from edgesmith.pipeline.search.fasterseg_space import NETS, Space, read_logits
+from edgesmith.pipeline.search.fasterseg_relaxed import Widths
+from edgesmith.pipeline.search.fasterseg_space import NETS, Net, Space, read_logits
 from edgesmith.pipeline.search.fasterseg_step import Losses
-from edgesmith.pipeline.search.paths import PathEvaluation
+from edgesmith.pipeline.search.paths import Scoring
 from edgesmith.pipeline.stage import configuration, stage_key
 from edgesmith.pipeline.training.checkpoint import Progress
 from edgesmith.pipeline.training.loader import Batch, Batches
@@ -67,7 +69,7 @@ def searching(**changes: Any) -> Searching:
 def alternation(**changes: Any) -> Alternation:
     s = searching(**changes)
     split = open_split(STREET, "val")
-    evaluation = PathEvaluation(s.placement, (), split, [0], (64, 96))
+    evaluation = Scoring(s.placement, (), split, [0], (64, 96))
     return Alternation(s, Networks(s, evaluation, Path("unused"), Slot(Path("unused"))))
 
 
@@ -234,31 +236,38 @@ def test_frames_and_crops_of_no_phase_or_half_are_those_of_another(tmp_path: Pat
         assert not any(np.array_equal(one._sample(0, i)[0], other._sample(0, i)[0]) for i in range(len(weights.split)))
 
 
-def test_an_evaluation_that_fails_is_recorded_and_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    space = dataclasses.replace(TINY_SPACE, branches=1)
+def test_an_evaluation_that_fails_stops_the_search_and_is_made_again_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     once = dataclasses.replace(
         TINY,
-        space=space,
         pretrain=dataclasses.replace(TINY.pretrain, epochs=0),
         alternate=dataclasses.replace(TINY.alternate, epochs=1),
     )
-    original = PathEvaluation.__call__
-    calls = itertools.count()
+    slot = Slot(tmp_path / "out", "key", tmp_path / "scratch")
 
-    def fail_once(self: PathEvaluation, *given: Any) -> float | None:
-        if next(calls) == 1:
-            raise RuntimeError("out of memory")
-        return original(self, *given)
+    def fail(self: Scoring, *given: Any) -> list[float | None]:
+        raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(PathEvaluation, "__call__", fail_once)
-    rows = read_json(once(Slot(tmp_path / "out", "key")).path / "search.json")["networks"]
-    assert [(row["net"], row["scales"], "out of memory" in row.get("error", ""), row["val_miou"] is None) for row in rows] == [
-        ("student", [0], False, False),
-        ("student", [1], True, True),
-        ("teacher", [0], False, False),
-        ("teacher", [1], False, False),
-    ]
-    assert read_logits(tmp_path / "out" / "logits.json").scores["student"].keys() == {(0,)}
+    with monkeypatch.context() as patched:
+        patched.setattr(Scoring, "__call__", fail)
+        with pytest.raises(RuntimeError, match=r"in epoch 1: .*out of memory.* remove .*networks-"):
+            once(slot)
+    (record,) = slot.scratch.glob("networks-*.json")  # type: ignore[union-attr]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        once(slot)
+    record.unlink()
+    assert len(read_json(once(slot).path / "search.json")["networks"]) == 2
+
+
+def test_a_val_split_without_labels_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = searching(teacher=False)
+    monkeypatch.setattr(Scoring, "__call__", lambda self, module, heads: [None] * heads)
+    networks = Networks(
+        s, Scoring(s.placement, (), open_split(STREET, "val"), [0], (64, 96)), tmp_path / "n.json", Slot(tmp_path)
+    )
+    with pytest.raises(RuntimeError, match=r"student could not be evaluated in epoch 3: .*no labelled pixel"):
+        networks.evaluated(3)
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_checkpoint_and_advice(
@@ -489,36 +498,61 @@ def test_lambda_follows_the_students_frame_rate_from_epoch_to_epoch(monkeypatch:
     assert float(dict(a.state())["latency_weight"]) == 0.25
 
 
-def test_networks_are_evaluated_with_the_supernets_weights_which_stay_as_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("net", NETS)
+def test_a_set_of_branches_is_scored_by_the_supernets_own_head_for_it(net: Net, tmp_path: Path) -> None:
+    s = searching(space=dataclasses.replace(TINY_SPACE, layers=8))
+    Pretraining(s).advance(batch(), Progress(), 0.0)
+    generator = torch.Generator().manual_seed(1)
+    for table in (*s.relaxed[net].alpha, *s.relaxed[net].beta, *s.relaxed[net].ratio):
+        table.data.normal_(generator=generator)
+    relaxed, space = s.relaxed[net], s.space
+    split, scales = open_split(STREET, "val"), (2, 0)
+    networks = Networks(s, Scoring(s.placement, (), split, [0, 2], (64, 96)), tmp_path / "n.json", Slot(tmp_path))
+    (row,) = (row for row in networks.evaluated(1) if row["net"] == net and row["scales"] == [*scales])
+
+    alpha, beta, _ = relaxed.probabilities()
+    rows = [space.tensors(scale) for scale in range(3)]
+    index = tuple((0,) * n for n in rows)
+    if net == "student":
+        index = tuple(tuple(int(np.argmax(r)) for r in table) for table in relaxed.logits().ratio)
+        assert len({i for row in index for i in row}) > 1
+    widths = Widths(index) if net == "student" else Widths.all(space, -1)
+    matrix = ConfusionMatrix(11)
+    s.supernet.eval()
+    for i in (0, 2):
+        x, _ = s.placement.batch(Batch(split[i].frame[None], split[i].label[None]))
+        with torch.no_grad():
+            logits = s.supernet.head_logits(x, net, alpha, beta, widths)[space.heads().index(scales)]
+        enlarged = torch.nn.functional.interpolate(logits, (64, 96), mode="bilinear")
+        matrix.add(split[i].label, enlarged.argmax(1)[0].to(torch.uint8).numpy())
+    assert row["val_miou"] == pytest.approx(matrix.miou)
+
+
+def test_evaluating_leaves_the_supernet_as_it_is(tmp_path: Path) -> None:
     s = searching()
     Pretraining(s).advance(batch(), Progress(), 0.0)
-    # A skip that is dropped: its layer must not lend its weights to another cell.
-    for table in s.relaxed["student"].alpha:
-        table.data[:, 1] = 5.0
-    s.relaxed["student"].alpha[0].data[0, 0] = 9.0
     before = {k: v.clone() for k, v in s.supernet.state_dict().items()}
+    norms = [m for m in s.supernet.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     scores = {}
     for name, calibration in (("own", []), ("gathered", [s.placement.batch(batch())[0]])):
-        evaluation = PathEvaluation(s.placement, calibration, open_split(STREET, "val"), [0, 2], (64, 96))
-        networks = Networks(s, evaluation, tmp_path / f"{name}.json", Slot(tmp_path))
-        student = next(iter(networks.derived()))
-        assert [layers[0] for layers in student.layers] == [1, 1]
-        rows = networks.evaluated(1)
+        score = Scoring(s.placement, calibration, open_split(STREET, "val"), [0, 2], (60, 90))  # which 32 does not divide
+        rows = Networks(s, score, tmp_path / f"{name}.json", Slot(tmp_path)).evaluated(1)
         assert [row["net"] for row in rows] == ["student", "teacher"]
         assert all(0 <= row["val_miou"] <= 1 for row in rows)
         scores[name] = [row["val_miou"] for row in rows]
     assert scores["own"] != scores["gathered"]
     assert all(torch.equal(v, before[k]) for k, v in s.supernet.state_dict().items())
+    assert all(m.training and m.momentum == 0.1 for m in norms)
 
 
-def test_a_score_on_record_is_that_of_the_same_network_only(tmp_path: Path) -> None:
+def test_a_score_on_record_is_that_of_the_same_logits_only(tmp_path: Path) -> None:
     s = searching(teacher=False)
-    evaluation = PathEvaluation(s.placement, (), open_split(STREET, "val"), [0], (64, 96))
+    evaluation = Scoring(s.placement, (), open_split(STREET, "val"), [0], (64, 96))
     scored: list[str] = []
 
     def log(event: str, **fields: Any) -> None:
         if event == "job":
-            scored.append(next(iter(networks.derived())).arch.digest)
+            scored.append(fields["name"])
 
     networks = Networks(s, evaluation, tmp_path / "networks.json", Slot(tmp_path, log=log))
     networks.evaluated(1)

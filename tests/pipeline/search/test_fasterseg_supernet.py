@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from edgesmith import models
 from edgesmith.models.arch import Cell, FasterSeg, Segmentation
 from edgesmith.pipeline.search import conv3x3
-from edgesmith.pipeline.search.fasterseg_path import path_state
 from edgesmith.pipeline.search.fasterseg_relaxed import Pass, Relaxed, Widths
 from edgesmith.pipeline.search.fasterseg_space import OPERATORS, Logits, Net, Space
 from edgesmith.pipeline.search.fasterseg_step import backward
 from edgesmith.pipeline.search.fasterseg_supernet import Supercell, Supernet
 from edgesmith.pipeline.training import losses
 from tests.pipeline.search.plain_fasterseg import PlainCell, PlainSupernet, mixed, plain_loss
+from tests.pipeline.search.supernet_path import path_state
 
 TASK = Segmentation(4)
 SPACE = Space(layers=5, ratios=(1, 2), stem_ratio=1, teacher_stem_ratio=2)

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, cast
 from torch import Tensor, nn
 
 from edgesmith.models.arch import Cell, FasterSeg
-
-from .fasterseg_operators import Operator
-from .fasterseg_space import RATES, Net
+from edgesmith.pipeline.search.fasterseg_operators import Operator
+from edgesmith.pipeline.search.fasterseg_space import RATES, Net
 
 if TYPE_CHECKING:
-    from .fasterseg_supernet import Supercell, Supernet
+    from edgesmith.pipeline.search.fasterseg_supernet import Supercell, Supernet
 
 
 def path_state(supernet: Supernet, arch: FasterSeg, net: Net, layers: Sequence[Sequence[int]]) -> dict[str, Tensor]:
