@@ -42,7 +42,7 @@ class Job:
     timing: bool = False
     """Takes times: nothing else may run beside it."""
     one_thread: bool = False
-    """Runs beside another such job."""
+    """Computes on one thread, and runs beside another such job."""
     limit_minutes: float | None = None
     """After so long it is stopped, to go on from its checkpoint another time. None: it is left to end."""
 

@@ -94,8 +94,7 @@ def collapse(rows: Rows) -> str:
         for r in pair.values():
             there = next((e["networks"] for e in r.get("evaluated", []) if e["epoch"] == epoch), None)
             best = None if there is None else _chosen(r, there, "student")
-            score = "-" if best is None or best["val_miou"] is None else f"{best['val_miou']:.3f}"
-            line += [NOT_RUN] * 2 if best is None else [f"{best['latency']:.2f}", score]
+            line += [NOT_RUN] * 2 if best is None else [f"{best['latency']:.2f}", f"{best['val_miou']:.3f}"]
         lines.append(line)
     return markdown(["epoch", *(f"{job}: {what}" for job in pair for what in ("table, ms", "val mIoU in the supernet"))], lines)
 

@@ -83,8 +83,8 @@ def _headline(s: CoSearch) -> str:
         found = s.chosen(net)
         if found is None:
             continue
-        score = "not evaluated" if found.val_miou is None else f"mIoU {percent(found.val_miou)} in the supernet"
-        items.append(tile(f"{net.title()} found", f"{found.latency:.4g}", s.unit, f"{found.branches}; {score}"))
+        about = f"{found.branches}; mIoU {percent(found.val_miou)} in the supernet"
+        items.append(tile(f"{net.title()} found", f"{found.latency:.4g}", s.unit, about))
     counts = [sum(row["phase"] == phase for _, row in s.epochs) for phase in ("pretrain", "search")]
     items.append(tile("Epochs", f"{counts[0]} + {counts[1]}", "", "pretraining + search"))
     entropy = s.searched[-1][1].get("entropy") if s.searched else None
@@ -229,7 +229,7 @@ def collapse(run: RunFolder) -> str:
     if not any(courses[0][1].values()):
         return note("No network was evaluated on the way.")
     seen = [f for _, course in courses for row in course.values() for _, f in row]
-    latencies, scores = [f.latency for f in seen], [100 * f.val_miou for f in seen if f.val_miou is not None]
+    latencies, scores = [f.latency for f in seen], [100 * f.val_miou for f in seen]
     parts = []
     for r, found in courses:
         s = r.cosearch
@@ -237,7 +237,7 @@ def collapse(run: RunFolder) -> str:
         order = sorted(found, key=lambda scales: (chosen is None or scales != chosen.scales, scales))
         names = {k: branch_words(k) + (", chosen" if chosen and k == chosen.scales else "") for k in order}
         slow = [Line(names[k], [(i, f.latency) for i, f in found[k]], LINES[k]) for k in order]
-        good = [Line(names[k], [(i, 100 * _float(f.val_miou)) for i, f in found[k]], LINES[k]) for k in order]
+        good = [Line(names[k], [(i, 100 * f.val_miou) for i, f in found[k]], LINES[k]) for k in order]
         level = _level(s, latencies)
         charts = figure(lines(slow, "epoch", f"{_resource(s)} of the network, {s.unit}", s.unit, level=level, covers=latencies))
         charts += figure(lines(good, "epoch", "mIoU in the supernet, %", "%", covers=scores))

@@ -87,9 +87,9 @@ class Found:
     arch: Arch
     latency: float
     """By the search's costs, in its unit."""
-    val_miou: float | None
-    """Of the supernet with these branches; None when it could not be evaluated."""
-    target: float | None
+    val_miou: float
+    """Of the supernet with these branches."""
+    target: float
     """Eq. 5 and 6."""
 
     @property

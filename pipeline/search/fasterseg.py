@@ -95,7 +95,7 @@ class FasterSegSearch:
     table: str | None = field(default=None, metadata={"identity": False})
     """Latency table: one that `edgesmith table measure` left, or the authors' for a GTX 1080 Ti. Its content enters the key."""
     input_hw: tuple[int, int] | None = None
-    """Size at which the supernet is evaluated and networks' costs count; the recipe's export size unless said otherwise."""
+    """Size at which the supernet is evaluated and costs count; the recipe's export size unless said otherwise."""
     decoupled: bool = True
     """Regularise operators, resolutions and widths apart (Eq. 3). false: one latency of all three, as in Figure 4."""
     latency_weights: tuple[float, float, float] | Literal["balanced"] = (0.001, 0.997, 0.002)
@@ -129,6 +129,8 @@ class FasterSegSearch:
     """auto: bf16 autocast on CUDA, fp32 on CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
+    evaluate_hw: tuple[int, int] | None = None
+    """Size at which the supernet is evaluated; input_hw unless said otherwise. Weights learnt on smaller frames want it."""
     evaluate_every: int = 1
     """Epochs of the search between evaluations of the sets of branches; the last epoch is always evaluated."""
     val_frames: int | None = None
@@ -151,7 +153,7 @@ class FasterSegSearch:
             (0 < low < high, "fps_band", "is not two numbers above 0, the smaller first"),
             (all(w >= 0 for w in weights) and sum(weights) > 0, "latency_weights", "are not three numbers of at least 0"),
             (self.val_frames is None or self.val_frames >= 1, "val_frames", "is not at least 1"),
-            (self.input_hw is None or min(self.input_hw) >= 64, "input_hw", "is below 64x64"),
+            *((min(getattr(self, n) or (64, 64)) >= 64, n, "is below 64x64") for n in ("input_hw", "evaluate_hw")),
         ]
         problems = [f"{name}: {getattr(self, name)} {what}" for good, name, what in limits if not good]
         if (self.resource == "latency") != (self.table is not None):

@@ -42,6 +42,7 @@ from edgesmith.pipeline.training.loader import Batch, Batches, Pairs
 from edgesmith.pipeline.training.loop import run_epochs, untimed
 from edgesmith.pipeline.training.torch_optim import allocated, learning_rate, make_optimizer, optimizer_state, set_learning_rate
 
+from .evaluation import Evaluation, spread
 from .fasterseg import PRETRAINED, Phase
 from .fasterseg_derive import choose_scales
 from .fasterseg_latency import RelaxedLatency
@@ -50,7 +51,6 @@ from .fasterseg_relaxed import Pass, Relaxed, Widths
 from .fasterseg_space import Found, Net, Scales, Score, write_logits
 from .fasterseg_step import Losses, backward
 from .fasterseg_supernet import DIVISOR, Supernet
-from .paths import Scoring, spread
 
 if TYPE_CHECKING:
     from .fasterseg import FasterSegSearch
@@ -94,8 +94,9 @@ def run_search(search: FasterSegSearch, slot: Slot) -> SearchResult:
         calibration = [] if search.recalibrate == 0 else list(pairs.one.first(search.recalibrate))
         frames = [searching.placement.batch(batch)[0] for batch in calibration]
         chosen = spread(len(val_split), search.val_frames)
-        score = Scoring(searching.placement, frames, val_split, chosen, search.input_hw)
-        networks = Networks(searching, score, scratch / f"networks-{slot.key[:12]}.json", slot)
+        size = search.evaluate_hw or search.input_hw
+        evaluation = Evaluation(searching.placement, frames, val_split, chosen, size)
+        networks = Networks(searching, evaluation, scratch / f"networks-{slot.key[:12]}.json", slot)
         alternation = Alternation(searching, networks)
         progress = run_epochs(alternation, pairs, phase.epochs, search.checkpoint_seconds, _phase_slot(slot, "search"))
         history += [{**row, "phase": "search"} for row in untimed(progress.history)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -14,15 +13,16 @@ from torch import Tensor, nn
 
 from edgesmith.deploy.files import sha256_json
 from edgesmith.models.arch import FasterSeg
+from edgesmith.models.ops import resize
 from edgesmith.pipeline.artifacts import Slot
 from edgesmith.pipeline.jobs import run_jobs
 from edgesmith.pipeline.training.device import Placement
 
+from .evaluation import Evaluation, statistics_kept
 from .fasterseg_derive import derive
 from .fasterseg_relaxed import Pass, Relaxed
 from .fasterseg_space import RATES, Net, Scales, Score
 from .fasterseg_supernet import DIVISOR, Supernet
-from .paths import Scoring
 
 if TYPE_CHECKING:
     from .fasterseg_loop import Searching
@@ -39,8 +39,8 @@ class Derived(NamedTuple):
 class Networks:
     """The networks that the logits mean, each with the supernet's score of its set of branches."""
 
-    def __init__(self, searching: Searching, score: Scoring, record: Path, slot: Slot) -> None:
-        self.searching, self.score, self.record, self.slot = searching, score, record, slot
+    def __init__(self, searching: Searching, evaluation: Evaluation, record: Path, slot: Slot) -> None:
+        self.searching, self.evaluation, self.record, self.slot = searching, evaluation, record, slot
 
     def derived(self) -> Iterator[Derived]:
         """The network of each net and each set of branches, as the logits are now."""
@@ -77,7 +77,7 @@ class Networks:
             alpha, beta, _ = s.relaxed[net].probabilities()
         heads = Heads(s.supernet, Pass(net, alpha, beta, s.relaxed[net].likeliest()), s.search.choices, s.placement)
         with statistics_kept(s.supernet):
-            found = self.score(heads, len(s.search.choices))
+            found = self.evaluation(heads, len(s.search.choices))
         if None in found:
             raise ValueError("the frames of the val split have no labelled pixel")
         return cast("list[float]", found)
@@ -86,7 +86,7 @@ class Networks:
 class Heads(nn.Module):
     """One pass through the supernet to the heads of some sets of branches.
 
-    Frames (N, 3, H, W) -> logits (N, sets * classes, H/8, W/8), rounded up. Frames are filled up to the sizes that it takes.
+    Frames (N, 3, H, W) -> logits (N, sets * classes, H, W). Frames are filled up to the sizes that the supernet takes.
     """
 
     def __init__(self, supernet: Supernet, way: Pass, choices: Sequence[Scales], placement: Placement) -> None:
@@ -100,22 +100,8 @@ class Heads(nn.Module):
             stem = self.supernet.stem(F.pad(x, (0, -w % DIVISOR, 0, -h % DIVISOR)), net)
             maps = self.supernet.branch_maps(stem, net, alpha, beta, widths)
             logits = torch.cat([self.supernet.head(net, scales, maps) for scales in self.choices], 1)
-        return logits[..., : -(-h // RATES[0]), : -(-w // RATES[0])]
-
-
-@contextmanager
-def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """At the end batch norms have the running statistics, and gather them as they did, and the mode is the same."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    training, before = module.training, [(m.momentum, [b.clone() for b in m.buffers()]) for m in norms]
-    try:
-        yield
-    finally:
-        for m, (momentum, buffers) in zip(norms, before, strict=True):
-            m.momentum = momentum
-            for b, kept in zip(m.buffers(), buffers, strict=True):
-                b.copy_(kept)
-        module.train(training)
+        logits = logits[..., : -(-h // RATES[0]), : -(-w // RATES[0])]
+        return resize(logits, (h, w), self.supernet.enlarge_align_corners)
 
 
 def _identity(relaxed: Relaxed) -> str:

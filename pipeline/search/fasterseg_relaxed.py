@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .fasterseg_space import RATES, Logits, Net, Space
-from .paths import gumbel
+from .gumbel import gumbel
 
 SCALES = range(len(RATES))
 

@@ -1,7 +1,7 @@
 """The FasterSeg supernet: L layers of cells at three rates, superkernels, two stems, a head for each set of branches.
 
 What a cell computes stands in `Operator` and `Supercell.forward`; in training `fasterseg_mixture` computes the same in less
-time and memory. Its parts have the sizes and the order of the derived network's, so that a path is that network.
+time and memory. Its parts have the sizes and the order of the derived network's, so that a path through it is that network.
 
 Beyond the paper:
 

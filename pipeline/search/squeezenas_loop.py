@@ -49,8 +49,9 @@ from edgesmith.pipeline.training.torch_optim import (
     set_learning_rate,
 )
 
+from .evaluation import Evaluation, spread
+from .gumbel import gumbel
 from .pareto import front
-from .paths import Scoring, gumbel, spread
 from .squeezenas_costs import Costs
 from .squeezenas_space import NAMES, Space, space
 from .squeezenas_supernet import Supernet
@@ -79,7 +80,7 @@ def run_search(search: SqueezeNasSearch, slot: Slot) -> SearchResult:
     choices = sampled(searching.logits().detach().double().cpu().numpy(), search.samples, search.seed)
     frames = spread(len(val_split), search.val_frames)
     calibration = [] if search.recalibrate == 0 else list(batches.first(search.recalibrate))
-    evaluation = Evaluation(searching, calibration, val_split, frames)
+    evaluation = PathEvaluation(searching, calibration, val_split, frames)
     samples = _evaluated(evaluation, choices, slot)
     precision = searching.placement.precision
     with slot.writing(SearchResult, seed=search.seed, device=str(device), precision=precision) as folder:
@@ -194,21 +195,21 @@ class Searching:
         forget_removed(self.optimizer, self.supernet)
 
 
-class Evaluation:
+class PathEvaluation:
     """One sampled network as a path of the supernet, on the val split. The supernet itself is left as it is."""
 
     def __init__(self, searching: Searching, calibration: Sequence[Batch], val: Split, frames: Sequence[int]) -> None:
         self.searching = searching
         batches = [searching.placement.batch(batch)[0] for batch in calibration]
         size = searching.search.input_hw
-        self.score = Scoring(searching.placement, batches, val, frames, size)
+        self.evaluation = Evaluation(searching.placement, batches, val, frames, size)
 
     def __call__(self, choice: Choice) -> float | None:
         """mIoU of the network that takes candidate `choice[i]` in block `i`; None where no pixel is labelled."""
         s = self.searching
         module = models.build(s.space.arch(choice, "path"), s.task)
         load_into(module, s.supernet.path_state(choice), "the supernet's path")
-        return self.score(module)[0]
+        return self.evaluation(module)[0]
 
 
 def temperature(bounds: tuple[float, float], done: float) -> float:
@@ -238,7 +239,7 @@ def sampled(logits: NDArray[np.float64], count: int, seed: int) -> list[Choice]:
     return list(found)
 
 
-def _evaluated(evaluation: Evaluation, choices: Sequence[Choice], slot: Slot) -> list[dict[str, Any]]:
+def _evaluated(evaluation: PathEvaluation, choices: Sequence[Choice], slot: Slot) -> list[dict[str, Any]]:
     """A row of samples.json for each choice. What was evaluated before a kill is not evaluated again."""
     s = evaluation.searching
     archs = [s.space.arch(c, f"squeezenas-{s.space.name}") for c in choices]
@@ -247,7 +248,7 @@ def _evaluated(evaluation: Evaluation, choices: Sequence[Choice], slot: Slot) ->
         record = (slot.scratch or Path(temporary)) / f"samples-{slot.key[:12]}.json"
         results = run_jobs(evaluation, jobs, record, log=slot.log)
     rows = []
-    input_hw = s.search.input_hw or evaluation.score.val[0].label.shape
+    input_hw = s.search.input_hw or evaluation.evaluation.val[0].label.shape
     for arch, choice in zip(archs, choices, strict=True):
         result = results[arch.digest]
         row: dict[str, Any] = {

@@ -207,16 +207,13 @@ def test_a_search_of_one_width_without_skips_and_teacher_and_with_one_branch(tmp
     assert "teacher" not in [s["id"] for s in page.all("section")]
 
 
-def test_networks_that_could_not_be_evaluated_or_were_evaluated_seldom_are_passed_over(run: Path) -> None:
+def test_epochs_without_an_evaluation_are_passed_over(run: Path) -> None:
     summary = read_json(run / "search" / "search.json")
     for row in summary["history"][PRETRAIN:-1]:
         del row["networks"]
-    for row in (*summary["history"][-1]["networks"][:1], *summary["networks"][:1]):
-        row.update(val_miou=None, target=None, error="out of memory")
     write(run / "search" / "search.json", summary)
     page = report_of(run)
     assert whole(page)
-    assert "–" in page.text["found"]
 
 
 def test_a_damaged_search_takes_only_its_own_sections_down(run: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def path_state(supernet: Supernet, arch: FasterSeg, net: Net, layers: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     """The state dict of `models.build(arch, task)` with the supernet's weights, auxiliary heads apart, which it has not.
 
-    `layers` says for each branch of which layer each cell is (`fasterseg_derive.Branch.layers`). Raises ValueError for an
+    `layers` says for each branch of which layer each cell is. Raises ValueError for an
     architecture that is no path.
     """
     space = supernet.space

@@ -5,7 +5,7 @@ import torch
 
 from edgesmith.pipeline.search.fasterseg_relaxed import Relaxed, Widths
 from edgesmith.pipeline.search.fasterseg_space import Space
-from edgesmith.pipeline.search.paths import gumbel
+from edgesmith.pipeline.search.gumbel import gumbel
 
 SPACE = Space(layers=5, ratios=(4, 8, 12))
 

@@ -25,16 +25,17 @@ from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.derive import Derive
 from edgesmith.pipeline.metrics import ConfusionMatrix
+from edgesmith.pipeline.search import evaluation as evaluation_module
 from edgesmith.pipeline.search import fasterseg_loop
+from edgesmith.pipeline.search.evaluation import Evaluation, recalibrate
 from edgesmith.pipeline.search.fasterseg import PRETRAINED, FasterSegSearch, Phase
 from edgesmith.pipeline.search.fasterseg_derive import Target, derive
 from edgesmith.pipeline.search.fasterseg_latency import RelaxedLatency
 from edgesmith.pipeline.search.fasterseg_loop import Alternation, Pretraining, Searching, adapted, padded
-from edgesmith.pipeline.search.fasterseg_networks import Networks
-from edgesmith.pipeline.search.fasterseg_relaxed import Widths
+from edgesmith.pipeline.search.fasterseg_networks import Heads, Networks
+from edgesmith.pipeline.search.fasterseg_relaxed import Pass, Widths
 from edgesmith.pipeline.search.fasterseg_space import NETS, Net, Space, read_logits
 from edgesmith.pipeline.search.fasterseg_step import Losses
-from edgesmith.pipeline.search.paths import Scoring
 from edgesmith.pipeline.stage import configuration, stage_key
 from edgesmith.pipeline.training.checkpoint import Progress
 from edgesmith.pipeline.training.loader import Batch, Batches
@@ -69,7 +70,7 @@ def searching(**changes: Any) -> Searching:
 def alternation(**changes: Any) -> Alternation:
     s = searching(**changes)
     split = open_split(STREET, "val")
-    evaluation = Scoring(s.placement, (), split, [0], (64, 96))
+    evaluation = Evaluation(s.placement, (), split, [0], (64, 96))
     return Alternation(s, Networks(s, evaluation, Path("unused"), Slot(Path("unused"))))
 
 
@@ -246,11 +247,11 @@ def test_an_evaluation_that_fails_stops_the_search_and_is_made_again_when_asked(
     )
     slot = Slot(tmp_path / "out", "key", tmp_path / "scratch")
 
-    def fail(self: Scoring, *given: Any) -> list[float | None]:
+    def fail(self: Evaluation, *given: Any) -> list[float | None]:
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Scoring, "__call__", fail)
+        patched.setattr(Evaluation, "__call__", fail)
         with pytest.raises(RuntimeError, match=r"in epoch 1: .*out of memory.* remove .*networks-"):
             once(slot)
     (record,) = slot.scratch.glob("networks-*.json")  # type: ignore[union-attr]
@@ -262,9 +263,9 @@ def test_an_evaluation_that_fails_stops_the_search_and_is_made_again_when_asked(
 
 def test_a_val_split_without_labels_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     s = searching(teacher=False)
-    monkeypatch.setattr(Scoring, "__call__", lambda self, module, heads: [None] * heads)
+    monkeypatch.setattr(Evaluation, "__call__", lambda self, module, heads: [None] * heads)
     networks = Networks(
-        s, Scoring(s.placement, (), open_split(STREET, "val"), [0], (64, 96)), tmp_path / "n.json", Slot(tmp_path)
+        s, Evaluation(s.placement, (), open_split(STREET, "val"), [0], (64, 96)), tmp_path / "n.json", Slot(tmp_path)
     )
     with pytest.raises(RuntimeError, match=r"student could not be evaluated in epoch 3: .*no labelled pixel"):
         networks.evaluated(3)
@@ -507,7 +508,7 @@ def test_a_set_of_branches_is_scored_by_the_supernets_own_head_for_it(net: Net, 
         table.data.normal_(generator=generator)
     relaxed, space = s.relaxed[net], s.space
     split, scales = open_split(STREET, "val"), (2, 0)
-    networks = Networks(s, Scoring(s.placement, (), split, [0, 2], (64, 96)), tmp_path / "n.json", Slot(tmp_path))
+    networks = Networks(s, Evaluation(s.placement, (), split, [0, 2], (64, 96)), tmp_path / "n.json", Slot(tmp_path))
     (row,) = (row for row in networks.evaluated(1) if row["net"] == net and row["scales"] == [*scales])
 
     alpha, beta, _ = relaxed.probabilities()
@@ -523,20 +524,20 @@ def test_a_set_of_branches_is_scored_by_the_supernets_own_head_for_it(net: Net, 
         x, _ = s.placement.batch(Batch(split[i].frame[None], split[i].label[None]))
         with torch.no_grad():
             logits = s.supernet.head_logits(x, net, alpha, beta, widths)[space.heads().index(scales)]
-        enlarged = torch.nn.functional.interpolate(logits, (64, 96), mode="bilinear")
+        enlarged = torch.nn.functional.interpolate(logits, (64, 96), mode="bilinear", align_corners=True)
         matrix.add(split[i].label, enlarged.argmax(1)[0].to(torch.uint8).numpy())
     assert row["val_miou"] == pytest.approx(matrix.miou)
 
 
-def test_evaluating_leaves_the_supernet_as_it_is(tmp_path: Path) -> None:
+def test_evaluating_leaves_the_supernet_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     s = searching()
     Pretraining(s).advance(batch(), Progress(), 0.0)
     before = {k: v.clone() for k, v in s.supernet.state_dict().items()}
     norms = [m for m in s.supernet.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     scores = {}
     for name, calibration in (("own", []), ("gathered", [s.placement.batch(batch())[0]])):
-        score = Scoring(s.placement, calibration, open_split(STREET, "val"), [0, 2], (60, 90))  # which 32 does not divide
-        rows = Networks(s, score, tmp_path / f"{name}.json", Slot(tmp_path)).evaluated(1)
+        evaluation = Evaluation(s.placement, calibration, open_split(STREET, "val"), [0, 2], (60, 90))
+        rows = Networks(s, evaluation, tmp_path / f"{name}.json", Slot(tmp_path)).evaluated(1)
         assert [row["net"] for row in rows] == ["student", "teacher"]
         assert all(0 <= row["val_miou"] <= 1 for row in rows)
         scores[name] = [row["val_miou"] for row in rows]
@@ -544,10 +545,36 @@ def test_evaluating_leaves_the_supernet_as_it_is(tmp_path: Path) -> None:
     assert all(torch.equal(v, before[k]) for k, v in s.supernet.state_dict().items())
     assert all(m.training and m.momentum == 0.1 for m in norms)
 
+    def fail(*given: Any) -> None:
+        recalibrate(*given)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(evaluation_module, "recalibrate", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Networks(s, evaluation, tmp_path / "failed.json", Slot(tmp_path)).evaluated(1)
+    assert all(torch.equal(v, before[k]) for k, v in s.supernet.state_dict().items())
+    assert all(m.training and m.momentum == 0.1 for m in norms)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_frames_that_the_supernet_does_not_take_are_filled_up_and_their_logits_cut(precision: str) -> None:
+    s = searching(precision=precision, teacher=False)
+    s.supernet.eval()
+    alpha, beta, _ = s.relaxed["student"].probabilities()
+    widths = s.relaxed["student"].likeliest()
+    x = torch.randn(1, 3, 72, 104)
+    with torch.no_grad():
+        found = Heads(s.supernet, Pass("student", alpha, beta, widths), [(1, 0)], s.placement)(x)
+        with s.placement.autocast():
+            filled = s.supernet.head_logits(torch.nn.functional.pad(x, (0, 24, 0, 24)), "student", alpha, beta, widths)
+    low = filled[s.space.heads().index((1, 0))][..., :9, :13]
+    expected = torch.nn.functional.interpolate(low, (72, 104), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(found, expected)
+
 
 def test_a_score_on_record_is_that_of_the_same_logits_only(tmp_path: Path) -> None:
     s = searching(teacher=False)
-    evaluation = Scoring(s.placement, (), open_split(STREET, "val"), [0], (64, 96))
+    evaluation = Evaluation(s.placement, (), open_split(STREET, "val"), [0], (64, 96))
     scored: list[str] = []
 
     def log(event: str, **fields: Any) -> None:

@@ -24,10 +24,11 @@ from edgesmith.pipeline.artifacts import SearchResult, Slot
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.search import squeezenas, squeezenas_loop
+from edgesmith.pipeline.search.evaluation import recalibrate, spread
+from edgesmith.pipeline.search.gumbel import gumbel
 from edgesmith.pipeline.search.pareto import front
-from edgesmith.pipeline.search.paths import gumbel, recalibrate, spread
 from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
-from edgesmith.pipeline.search.squeezenas_loop import Evaluation, Searching, improbable, sampled, temperature
+from edgesmith.pipeline.search.squeezenas_loop import PathEvaluation, Searching, improbable, sampled, temperature
 from edgesmith.pipeline.search.squeezenas_space import NAMES, Space
 from edgesmith.pipeline.search.squeezenas_space import space as whole_space
 from edgesmith.pipeline.show import as_text, describe
@@ -164,15 +165,15 @@ def test_what_a_search_leaves(result: SearchResult, four_blocks: Space) -> None:
 
 
 def test_an_evaluation_that_fails_is_recorded_and_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Evaluation.__call__
+    original = PathEvaluation.__call__
     calls = itertools.count()
 
-    def fail_once(self: Evaluation, choice: tuple[int, ...]) -> float | None:
+    def fail_once(self: PathEvaluation, choice: tuple[int, ...]) -> float | None:
         if next(calls) == 1:
             raise RuntimeError("out of memory")
         return original(self, choice)
 
-    monkeypatch.setattr(Evaluation, "__call__", fail_once)
+    monkeypatch.setattr(PathEvaluation, "__call__", fail_once)
     made = dataclasses.replace(TINY, epochs=1)(Slot(tmp_path / "out", "key"))
     samples = read_json(made.path / "samples.json")
     assert [("out of memory" in row.get("error", ""), row["val_miou"] is None) for row in samples] == [
@@ -351,15 +352,22 @@ def test_a_path_is_evaluated_as_the_network_that_is_built_and_the_supernet_stays
     with torch.no_grad():
         torch.testing.assert_close(built.eval().low_logits(x), s.supernet.path_logits(x, choice))
     s.supernet.train()
-    scores = [Evaluation(s, [batch()][:n], open_split(STREET, "val"), [0, 2])(choice) for n in (0, 1)]
+    scores = [PathEvaluation(s, [batch()][:n], open_split(STREET, "val"), [0, 2])(choice) for n in (0, 1)]
     assert all(score is not None and 0 <= score <= 1 for score in scores)
     after = s.supernet.state_dict()
     assert all(torch.equal(v, after[k]) for k, v in before.items())
 
 
 def test_recalibration_replaces_the_statistics_by_those_of_the_given_frames() -> None:
-    module = torch.nn.Sequential(torch.nn.BatchNorm2d(3)).train()
+    class Asked(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert self.training == first
+            return x
+
+    first = True
+    module = torch.nn.Sequential(torch.nn.BatchNorm2d(3), Asked()).train()
     module(torch.randn(4, 3, 8, 8) * 9 + 5)
+    first = False  # all but batch norms work as they do in an evaluation
     frames = [torch.randn(4, 3, 8, 8) + i for i in range(2)]
     recalibrate(module, frames)
     expected = torch.stack([f.mean((0, 2, 3)) for f in frames]).mean(0)

@@ -1,13 +1,12 @@
-"""What searches have in common: Gumbel noise, and the evaluation of what has a supernet's weights."""
+"""How good networks with a supernet's weights, or the supernet itself, are on a val split."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgesmith.pipeline.data.dataset import Split
@@ -16,8 +15,8 @@ from edgesmith.pipeline.training.fit import evaluate_heads
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """Scores what has a supernet's weights on a val split."""
+class Evaluation:
+    """mIoU on frames of a val split, with batch norm statistics gathered for the network that is evaluated."""
 
     placement: Placement
     calibration: Sequence[Tensor]
@@ -50,9 +49,19 @@ def recalibrate(module: nn.Module, frames: Sequence[Tensor]) -> None:
     module.eval()
 
 
-def gumbel(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Standard Gumbel noise."""
-    return rng.gumbel(size=shape).astype(np.float32)
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Restores running statistics, momentum and mode of `module` afterwards, also after an exception."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    training, before = module.training, [(m.momentum, [b.clone() for b in m.buffers()]) for m in norms]
+    try:
+        yield
+    finally:
+        for m, (momentum, buffers) in zip(norms, before, strict=True):
+            m.momentum = momentum
+            for b, kept in zip(m.buffers(), buffers, strict=True):
+                b.copy_(kept)
+        module.train(training)
 
 
 def spread(total: int, wanted: int | None) -> list[int]:
