@@ -97,7 +97,8 @@ class Study:
     epochs: int
     """In which weights and architecture learn in turn."""
     pressure: float
-    """lambda times what operators, resolutions and widths, each alone, move the latency term by: one sum for both searches."""
+    """What operators, resolutions and widths, each alone, move lambda times the latency term by, added up: in the loss's units,
+    and the same for both searches."""
     arch_lr: float
     evaluate_every: int
     training: Train
@@ -108,6 +109,7 @@ class Study:
     """Random networks that are held against the table, and how many of them fit scale and offset."""
     close: float = 0.03
     """How far the table's sum of a random network that the student is compared with may be from the student's."""
+    gradient_batches: int = 8
     network_rounds: int = 7
     network_repeats: int = 5
     threads: int = 1
@@ -124,6 +126,7 @@ class Study:
             table: Job(self.measure_table, needs=("export pieces",), timing=True),
             "time random networks": Job(self.time_random, needs=(table, "export random networks"), timing=True),
             "sensitivity": Job(self.sensitivity, needs=(table,)),
+            "gradients": Job(self.gradients, needs=("pretraining", table), one_thread=True, limit_minutes=LIMIT),
             **{name: search(partial(self.search, name)) for name in searches},
             "derive": Job(self.derive, needs=(*searches, table)),
             "export the networks": Job(self.export_derived, needs=("derive",)),
@@ -234,6 +237,12 @@ class Study:
             arch_lr=self.arch_lr,
             evaluate_every=self.evaluate_every,
         )
+
+    def gradients(self) -> dict[str, Any]:
+        """What pulls at the architecture when the searches begin."""
+        from edgesmith.bench.fasterseg_gradients import gradients
+
+        return {**gradients(self.searching(True), self.gradient_batches), "pressure": self.pressure}
 
     def folder_of_search(self, name: str) -> Path:
         return self.folder / name.replace(" ", "-")

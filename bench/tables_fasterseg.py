@@ -113,6 +113,18 @@ def sensitivity(rows: Rows) -> str:
     return markdown(["granularity", *heads], lines)
 
 
+def gradients(rows: Rows) -> str:
+    """What pulls at the student's architecture when the searches begin."""
+    r = row(rows, "gradients")
+    lines = []
+    for kind, words in {"alpha": "α, operators", "beta": "β, resolutions", "ratio": "γ, widths"}.items():
+        line = [f"{r[of][kind]:.1e}" for of in ("batch", "mean")] if r else [NOT_RUN] * 2
+        line += [f"{r['pressure'] * r[of][kind]:.1e}" for of in ("decoupled", "coupled")] if r else [NOT_RUN] * 2
+        lines.append([words, *line])
+    heads = ["labels, one batch", "labels, common to all", "latency, decoupled", "latency, coupled"]
+    return markdown(["gradient of", *heads], lines)
+
+
 def table(rows: Rows) -> str:
     """Figure 3: sums of the table against whole random networks."""
     return against_table(row(rows, "time random networks"))
@@ -138,6 +150,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "fasterseg-searches": searches,
     "fasterseg-collapse": collapse,
     "fasterseg-sensitivity": sensitivity,
+    "fasterseg-gradients": gradients,
     "fasterseg-table": table,
     "fasterseg-bundle": bundle,
 }

@@ -102,10 +102,12 @@ def rows() -> list[dict[str, Any]]:
     """One of each job, as far as tables read them."""
     sums = np.linspace(20, 60, 60)
     side = {"delta_ms": {"operator": 5.0, "resolution": 0.5, "width": 2.0}, "weights": [0.1, 0.7, 0.2]}
+    pulls = {"alpha": 0.01, "beta": 0.02, "ratio": 0.003}
     times = {name: {"median_ms": 41.5, "error_ms": 0.2} for name in NETWORKS}
     found = [
         {"job": "time random networks", **against_table(sums.tolist(), (1.1 * sums + 0.5).tolist(), 10)},
         {"job": "sensitivity", "here": side},
+        {"job": "gradients", "pressure": 2.0, **dict.fromkeys(("batch", "mean", "decoupled", "coupled"), pulls)},
         *(search_row(job, decoupled) for job, decoupled in SEARCHES.items()),
         {"job": "derive", "networks": {name: network() for name in NETWORKS}},
         {"job": "time the networks", "networks": times},
@@ -195,6 +197,7 @@ TOY = replace(
     networks=6,
     fitted=3,
     close=10.0,
+    gradient_batches=2,
     network_rounds=1,
     network_repeats=1,
 )
@@ -262,6 +265,10 @@ def test_the_whole_study_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(one[k] == other[k] for k in ("pressure", "target", "arch_lr", "epochs", "reference_ms"))
     configs = [open_artifact(SearchResult, made.folder_of_search(name) / "search").sidecar["config"] for name in SEARCHES]
     assert {k for k in configs[0] if configs[0][k] != configs[1][k]} == {"decoupled", "latency_weight"}
+    pulls = rows["gradients"]
+    for kind in ("alpha", "beta", "ratio"):
+        assert 0 <= pulls["mean"][kind] <= pulls["batch"][kind] * 1.5
+        assert min(pulls["decoupled"][kind], pulls["coupled"][kind]) > 0
     assert list(rows["derive"]["networks"]) == list(NETWORKS)
     archs = {name: Arch.from_json(row["arch"]).digest for name, row in rows["derive"]["networks"].items()}
     assert all(row["arch_digest"] == archs[row["network"]] for row in rows.values() if "network" in row)
