@@ -242,7 +242,7 @@ class Study:
         """What pulls at the architecture when the searches begin."""
         from edgesmith.bench.fasterseg_gradients import gradients
 
-        return {**gradients(self.searching(True), self.gradient_batches), "pressure": self.pressure}
+        return gradients(self.searching(True), self.gradient_batches)
 
     def folder_of_search(self, name: str) -> Path:
         return self.folder / name.replace(" ", "-")

@@ -118,10 +118,11 @@ def gradients(rows: Rows) -> str:
     r = row(rows, "gradients")
     lines = []
     for kind, words in {"alpha": "α, operators", "beta": "β, resolutions", "ratio": "γ, widths"}.items():
-        line = [f"{r[of][kind]:.1e}" for of in ("batch", "mean")] if r else [NOT_RUN] * 2
-        line += [f"{r['pressure'] * r[of][kind]:.1e}" for of in ("decoupled", "coupled")] if r else [NOT_RUN] * 2
-        lines.append([words, *line])
-    heads = ["labels, one batch", "labels, common to all", "latency, decoupled", "latency, coupled"]
+        pulls = ("batch", "mean", "decoupled", "coupled")
+        lines.append([words, *(f"{1e3 * r[of][kind]:.2f}" if r else NOT_RUN for of in pulls)])
+    heads = [
+        f"{pull}, 1e-3" for pull in ("labels, one batch", "labels, common to all", "latency, decoupled", "latency, coupled")
+    ]
     return markdown(["gradient of", *heads], lines)
 
 

@@ -107,7 +107,7 @@ def rows() -> list[dict[str, Any]]:
     found = [
         {"job": "time random networks", **against_table(sums.tolist(), (1.1 * sums + 0.5).tolist(), 10)},
         {"job": "sensitivity", "here": side},
-        {"job": "gradients", "pressure": 2.0, **dict.fromkeys(("batch", "mean", "decoupled", "coupled"), pulls)},
+        {"job": "gradients", **dict.fromkeys(("batch", "mean", "decoupled", "coupled"), pulls)},
         *(search_row(job, decoupled) for job, decoupled in SEARCHES.items()),
         {"job": "derive", "networks": {name: network() for name in NETWORKS}},
         {"job": "time the networks", "networks": times},
