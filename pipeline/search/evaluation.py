@@ -10,8 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from edgesmith.pipeline.data.dataset import Split
+from edgesmith.pipeline.reference import resized
 from edgesmith.pipeline.training.device import Placement
 from edgesmith.pipeline.training.fit import evaluate_heads
+from edgesmith.pipeline.training.loader import Batch
+
+TOGETHER = 4
+"""At most so many frames a batch while batch norm statistics are gathered: what frames differ by belongs to the variance."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,20 @@ class Evaluation:
         if self.calibration:
             recalibrate(module, self.calibration)
         return evaluate_heads(module, heads, self.val, self.input_hw, self.frames)
+
+
+def whole_frames(split: Split, count: int, input_hw: tuple[int, int] | None, placement: Placement) -> list[Tensor]:
+    """`count` frames of `split`, evenly spread, as an evaluation sees them: normalised batches (N, 3, H, W) at `input_hw`.
+
+    The default size is that of the first frame. No batch has a single frame, unless all are one: what is pooled to one value a
+    frame has no variance then. Crops would not do: a map of the deepest scale is a few pixels wide on them,
+    and much of it padding, so that its statistics do not hold for whole frames.
+    """
+    samples = [split[i] for i in spread(len(split), count)]
+    height, width = input_hw or split[0].label.shape
+    frames = [resized(placement.batch(Batch(s.frame[None], s.label[None]))[0], (height, width)) for s in samples]
+    batches = -(-len(frames) // TOGETHER)
+    return [torch.cat(frames[len(frames) * i // batches : len(frames) * (i + 1) // batches]) for i in range(batches)]
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ from edgesmith.pipeline.training.loader import Batch, Batches, Pairs
 from edgesmith.pipeline.training.loop import run_epochs, untimed
 from edgesmith.pipeline.training.torch_optim import allocated, learning_rate, make_optimizer, optimizer_state, set_learning_rate
 
-from .evaluation import Evaluation, spread
+from .evaluation import Evaluation, spread, whole_frames
 from .fasterseg import PRETRAINED, Phase
 from .fasterseg_derive import choose_scales
 from .fasterseg_latency import RelaxedLatency
@@ -91,11 +91,10 @@ def run_search(search: FasterSegSearch, slot: Slot) -> SearchResult:
             history = searching.take_pretrained()
         phase = search.alternate
         pairs = Pairs(batches(phase, for_weights, WEIGHTS_FRAMES), batches(phase, for_architecture, ARCHITECTURE_FRAMES))
-        calibration = [] if search.recalibrate == 0 else list(pairs.one.first(search.recalibrate))
-        frames = [searching.placement.batch(batch)[0] for batch in calibration]
-        chosen = spread(len(val_split), search.val_frames)
         size = search.evaluate_hw or search.input_hw
-        evaluation = Evaluation(searching.placement, frames, val_split, chosen, size)
+        calibration = whole_frames(train_split, search.recalibrate, size, searching.placement)
+        chosen = spread(len(val_split), search.val_frames)
+        evaluation = Evaluation(searching.placement, calibration, val_split, chosen, size)
         networks = Networks(searching, evaluation, scratch / f"networks-{slot.key[:12]}.json", slot)
         alternation = Alternation(searching, networks)
         progress = run_epochs(alternation, pairs, phase.epochs, search.checkpoint_seconds, _phase_slot(slot, "search"))

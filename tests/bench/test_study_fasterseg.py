@@ -188,7 +188,7 @@ TOY = replace(
     hw=HW,
     reference=derive(SPACE, Logits.uniform(SPACE, "student"), "student", (1, 0)),
     pretraining=FasterSegSearch(
-        data=STREET, input_hw=HW, space=SPACE, recalibrate=1, pretrain=Phase(1, 2, CROPS), alternate=Phase(0, 2, CROPS)
+        data=STREET, input_hw=HW, space=SPACE, recalibrate=2, pretrain=Phase(1, 2, CROPS), alternate=Phase(0, 2, CROPS)
     ),
     epochs=2,
     evaluate_every=1,

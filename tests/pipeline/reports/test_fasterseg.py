@@ -274,7 +274,7 @@ def test_the_made_up_search_has_the_fields_of_a_real_one(tmp_path: Path) -> None
     space = Space(layers=8, operators=("skip", "conv"), ratios=(2, 4), stem_ratio=2, teacher_stem_ratio=4)
     phase = Phase(1, 2, Augment(crop_hw=(64, 64)))
     data = Data("street", frame_hw=HW, train_frames=4, val_frames=1, test_frames=1)
-    stage = FasterSegSearch(data=data, space=space, input_hw=HW, pretrain=phase, alternate=phase, recalibrate=1, device="cpu")
+    stage = FasterSegSearch(data=data, space=space, input_hw=HW, pretrain=phase, alternate=phase, recalibrate=2, device="cpu")
     Pipeline(tmp_path / "real", lambda event, **fields: None).run("search", SearchResult, stage)
     make_cosearch(tmp_path / "fake", space=space)
     real, fake = (read_json(tmp_path / n / "search" / "search.json") for n in ("real", "fake"))

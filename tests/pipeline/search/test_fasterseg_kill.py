@@ -20,7 +20,7 @@ input_hw: [64, 96]
 pretrain: {epochs: 2, batch: 2, augment: {crop_hw: [64, 64]}, optim: {lr: 0.02, schedule: exponential}}
 alternate: {epochs: 2, batch: 2, augment: {crop_hw: [64, 64]}, optim: {lr: 0.02, schedule: exponential}}
 arch_lr: 0.1
-recalibrate: 1
+recalibrate: 2
 device: cpu
 checkpoint_seconds: 0.000001
 """

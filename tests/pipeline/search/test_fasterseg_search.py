@@ -25,9 +25,10 @@ from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.derive import Derive
 from edgesmith.pipeline.metrics import ConfusionMatrix
+from edgesmith.pipeline.reference import resized
 from edgesmith.pipeline.search import evaluation as evaluation_module
 from edgesmith.pipeline.search import fasterseg_loop
-from edgesmith.pipeline.search.evaluation import Evaluation, recalibrate
+from edgesmith.pipeline.search.evaluation import Evaluation, recalibrate, whole_frames
 from edgesmith.pipeline.search.fasterseg import PRETRAINED, FasterSegSearch, Phase
 from edgesmith.pipeline.search.fasterseg_derive import Target, derive
 from edgesmith.pipeline.search.fasterseg_latency import RelaxedLatency
@@ -54,7 +55,7 @@ TINY = FasterSegSearch(
     alternate=Phase(2, 2, Augment(crop_hw=(64, 64)), LEARNING),
     arch_lr=0.1,
     val_frames=2,
-    recalibrate=1,
+    recalibrate=2,
     device="cpu",
     checkpoint_seconds=1e-6,
 )
@@ -314,6 +315,7 @@ def test_the_key_holds_the_splits_and_what_was_pretrained_not_where_it_lies(resu
         {"ohem_threshold": 1.5},
         {"ohem_min_kept": -0.1},
         {"recalibrate": -1},
+        {"recalibrate": 1},
         {"seed": -1},
         {"val_frames": 0},
         {"input_hw": (32, 64)},
@@ -554,6 +556,27 @@ def test_evaluating_leaves_the_supernet_as_it_is(tmp_path: Path, monkeypatch: py
         Networks(s, evaluation, tmp_path / "failed.json", Slot(tmp_path)).evaluated(1)
     assert all(torch.equal(v, before[k]) for k, v in s.supernet.state_dict().items())
     assert all(m.training and m.momentum == 0.1 for m in norms)
+
+
+def test_statistics_are_gathered_over_whole_training_frames_of_the_evaluations_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(evaluation_module, "recalibrate", lambda module, frames: seen.extend(frames))
+    phase = dataclasses.replace(TINY.alternate, epochs=1)
+    stage = dataclasses.replace(TINY, teacher=False, pretrain=phase, alternate=phase, evaluate_hw=(96, 128), recalibrate=5)
+    stage(Slot(tmp_path / "result", "key"))
+    assert [tuple(x.shape) for x in seen] == [(2, 3, 96, 128), (3, 3, 96, 128)]
+    frame = open_split(STREET, "train")[1].frame
+    x, _ = searching().placement.batch(Batch(frame[None], np.zeros((1, *frame.shape[:2]), np.uint8)))
+    torch.testing.assert_close(seen[0][1:2], resized(x, (96, 128)))
+
+
+def test_whole_frames_have_the_first_ones_size_unless_told_otherwise() -> None:
+    split, placement = open_split(STREET, "train"), searching().placement
+    assert whole_frames(split, 0, None, placement) == []
+    (x,) = whole_frames(split, 3, None, placement)
+    assert x.shape == (3, 3, *split[0].label.shape)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
