@@ -49,7 +49,7 @@ search:
   theta_lr: 20.0
   removal: 0.06
   samples: 3
-  recalibrate: 1
+  recalibrate: 2
   device: cpu
   checkpoint_seconds: 0.05
   augment: {crop_hw: [64, 64]}

@@ -17,8 +17,9 @@ each image, theta by plain SGD at 0.1 in the same step as the weights. What depa
 * `theta_optimizer: adam` (off by default): a search of hundreds of steps, not of tens of thousands, hardly moves theta at SGD's
   rate.
 * Candidates below the limit of section 4.2 leave at the end of an epoch, not in the middle, and never the last one of a block.
-* `recalibrate`: a path is evaluated with batch norm statistics gathered for that path alone. Those of the supernet belong to
-  mixtures, and a path sees other means and spreads. The paper names nothing of the kind: 0 evaluates with the supernet's.
+* `recalibrate`: a path is evaluated with batch norm statistics gathered for that path alone, over whole training frames. Those
+  of the supernet belong to mixtures, and a path sees other means and spreads. The paper names nothing of the kind: 0 evaluates
+  with the supernet's.
 * The sampled networks are distinct, and the most probable network is always one of them.
 """
 
@@ -96,11 +97,12 @@ class SqueezeNasSearch:
     """Networks that are sampled and evaluated, the most probable one among them."""
     val_frames: int | None = None
     """Frames of the val split, spread evenly, on which a network is evaluated; null for all of them."""
-    recalibrate: int = 4
-    """Training batches over which a network's batch norm statistics are gathered before it is evaluated; 0: the supernet's."""
+    recalibrate: int = 16
+    """Whole training frames, spread evenly, over which a network's batch norm statistics are gathered before it is evaluated,
+    at least 2; 0: the supernet's."""
     checkpoint_seconds: float = field(default=60.0, metadata={"identity": False})
     """Time between checkpoints within an epoch; each epoch ends with one. Does not change the result."""
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         hot, cold = self.temperature
@@ -108,6 +110,7 @@ class SqueezeNasSearch:
             *((getattr(self, n) >= 1, n, "is not at least 1") for n in ("epochs", "batch", "samples")),
             *((getattr(self, n) > 0, n, "is not above 0") for n in ("theta_lr", "checkpoint_seconds")),
             *((getattr(self, n) >= 0, n, "is below 0") for n in ("alpha", "seed", "recalibrate")),
+            (self.recalibrate != 1, "recalibrate", "frame has no variance where maps are pooled; 0, or at least 2"),
             (0 <= self.theta_from <= 1, "theta_from", "is not between 0 and 1"),
             (hot >= cold > 0, "temperature", "is not two numbers above 0, the larger first"),
             (self.removal is None or 0 < self.removal < 1 / 13, "removal", "is not between 0 and 1/13"),

@@ -25,7 +25,6 @@ from edgesmith.models.cost import macs, params
 from edgesmith.models.weights import load_into, tensor_bytes
 from edgesmith.pipeline.artifacts import SearchResult, Slot
 from edgesmith.pipeline.data.augment import Cached
-from edgesmith.pipeline.data.dataset import Split
 from edgesmith.pipeline.data.spec import open_split
 from edgesmith.pipeline.jobs import run_jobs
 from edgesmith.pipeline.training import losses
@@ -49,7 +48,7 @@ from edgesmith.pipeline.training.torch_optim import (
     set_learning_rate,
 )
 
-from .evaluation import Evaluation, spread
+from .evaluation import Evaluation, spread, whole_frames
 from .gumbel import gumbel
 from .pareto import front
 from .squeezenas_costs import Costs
@@ -78,9 +77,9 @@ def run_search(search: SqueezeNasSearch, slot: Slot) -> SearchResult:
     batches = Batches(train_split, search.augment, search.batch, search.seed)
     progress = run_epochs(searching, batches, search.epochs, search.checkpoint_seconds, slot)
     choices = sampled(searching.logits().detach().double().cpu().numpy(), search.samples, search.seed)
+    calibration = whole_frames(train_split, search.recalibrate, search.input_hw, searching.placement)
     frames = spread(len(val_split), search.val_frames)
-    calibration = [] if search.recalibrate == 0 else list(batches.first(search.recalibrate))
-    evaluation = PathEvaluation(searching, calibration, val_split, frames)
+    evaluation = PathEvaluation(searching, Evaluation(searching.placement, calibration, val_split, frames, search.input_hw))
     samples = _evaluated(evaluation, choices, slot)
     precision = searching.placement.precision
     with slot.writing(SearchResult, seed=search.seed, device=str(device), precision=precision) as folder:
@@ -198,11 +197,8 @@ class Searching:
 class PathEvaluation:
     """One sampled network as a path of the supernet, on the val split. The supernet itself is left as it is."""
 
-    def __init__(self, searching: Searching, calibration: Sequence[Batch], val: Split, frames: Sequence[int]) -> None:
-        self.searching = searching
-        batches = [searching.placement.batch(batch)[0] for batch in calibration]
-        size = searching.search.input_hw
-        self.evaluation = Evaluation(searching.placement, batches, val, frames, size)
+    def __init__(self, searching: Searching, evaluation: Evaluation) -> None:
+        self.searching, self.evaluation = searching, evaluation
 
     def __call__(self, choice: Choice) -> float | None:
         """mIoU of the network that takes candidate `choice[i]` in block `i`; None where no pixel is labelled."""

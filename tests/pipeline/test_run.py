@@ -123,7 +123,7 @@ search:
   space: {layers: 8, operators: [skip, conv], ratios: [2, 4], stem_ratio: 2, teacher_stem_ratio: 4}
   pretrain: {epochs: 1, batch: 2, augment: {crop_hw: [64, 64]}}
   alternate: {epochs: 1, batch: 2, augment: {crop_hw: [64, 64]}}
-  recalibrate: 1
+  recalibrate: 2
   device: cpu
 teacher:
   train: {epochs: 1, batch: 4, device: cpu, augment: {crop_hw: [64, 64]}}

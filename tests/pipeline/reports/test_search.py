@@ -413,7 +413,7 @@ def test_the_made_up_search_has_the_fields_of_a_real_one(tmp_path: Path, monkeyp
         removal=0.05,
         theta_lr=20.0,
         samples=3,
-        recalibrate=1,
+        recalibrate=2,
         augment=Augment(crop_hw=(64, 64)),
         device="cpu",
     )

@@ -24,7 +24,7 @@ from edgesmith.pipeline.artifacts import SearchResult, Slot
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.search import squeezenas, squeezenas_loop
-from edgesmith.pipeline.search.evaluation import recalibrate, spread
+from edgesmith.pipeline.search.evaluation import Evaluation, recalibrate, spread, whole_frames
 from edgesmith.pipeline.search.gumbel import gumbel
 from edgesmith.pipeline.search.pareto import front
 from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
@@ -47,7 +47,7 @@ TINY = SqueezeNasSearch(
     theta_lr=20.0,
     samples=4,
     val_frames=2,
-    recalibrate=1,
+    recalibrate=2,
     augment=Augment(crop_hw=(64, 64)),
     device="cpu",
     checkpoint_seconds=1e-6,
@@ -219,6 +219,7 @@ def test_the_key_holds_the_splits_and_the_tables_content_not_its_place(tmp_path:
         {"theta_lr": 0.0},
         {"theta_from": 1.5},
         {"recalibrate": -1},
+        {"recalibrate": 1},
         {"val_frames": 0},
         {"input_hw": (32, 64)},
         {"table": "t.json"},
@@ -352,7 +353,11 @@ def test_a_path_is_evaluated_as_the_network_that_is_built_and_the_supernet_stays
     with torch.no_grad():
         torch.testing.assert_close(built.eval().low_logits(x), s.supernet.path_logits(x, choice))
     s.supernet.train()
-    scores = [PathEvaluation(s, [batch()][:n], open_split(STREET, "val"), [0, 2])(choice) for n in (0, 1)]
+    scores = []
+    for frames in (0, 2):
+        calibration = whole_frames(open_split(STREET, "train"), frames, (64, 96), s.placement)
+        evaluation = Evaluation(s.placement, calibration, open_split(STREET, "val"), [0, 2], (64, 96))
+        scores.append(PathEvaluation(s, evaluation)(choice))
     assert all(score is not None and 0 <= score <= 1 for score in scores)
     after = s.supernet.state_dict()
     assert all(torch.equal(v, after[k]) for k, v in before.items())
