@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from edgesmith import models
 from edgesmith.deploy.bundle import Bundle, check_golden
@@ -16,10 +15,7 @@ from edgesmith.pipeline import recipe, run
 from edgesmith.pipeline.data.street import render
 from edgesmith.pipeline.reference import labels_by_torch
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module")

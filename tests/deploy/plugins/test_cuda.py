@@ -14,7 +14,6 @@ import torch
 from edgesmith.deploy.plugins import cuda, twin
 
 ROOT = Path(__file__).parents[3]
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 
 def library() -> Any:
@@ -23,7 +22,6 @@ def library() -> Any:
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize(("layers", "stride"), [(1, 1), (2, 1), (1, 2), (2, 2)])
 def test_zoomed_conv_gives_what_the_twin_gives(dtype: str, layers: int, stride: int) -> None:
@@ -47,7 +45,6 @@ def test_zoomed_conv_gives_what_the_twin_gives(dtype: str, layers: int, stride: 
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("half", [False, True])
 def test_enlarge_argmax_gives_what_the_twin_gives(half: bool) -> None:
     logits = np.random.default_rng(0).normal(size=(1, 19, 17, 23)).astype(np.float16 if half else np.float32)
