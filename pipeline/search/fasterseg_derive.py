@@ -115,17 +115,15 @@ def downsamplings(space: Space, logits: Logits, scale: int, rule: Rule = "paper"
     if scale == 0:
         return ()
     rows, columns = (softmax(table)[:, 0] for table in logits.beta)  # of scale 1 and 2: to come from the finer scale
-    last = space.layers - 4
+    one, two = space.places()
     if scale == 1:
-        if last < 1:
+        if not one.any():
             raise ValueError(f"layers: {space.layers} leave no place for a downsampling; needs at least 5")
-        row = 1 + int(rows[1 : last + 1].argmax())
+        row = int(np.where(one, rows, -1.0).argmax())
         return (row if rule == "replay" else row + 1,)
-    i, j = np.ogrid[: len(rows), : len(columns)]
-    allowed = (i >= 1) & (i < j - 1) & (j < last)
-    if not allowed.any():
+    if not two.any():
         raise ValueError(f"layers: {space.layers} leave no place for two downsamplings; needs at least 8")
-    first, second = np.unravel_index(np.where(allowed, np.outer(rows, columns), -1.0).argmax(), allowed.shape)
+    first, second = np.unravel_index(np.where(two, np.outer(rows, columns), -1.0).argmax(), two.shape)
     return int(first) + 1, int(second) + 2
 
 

@@ -322,7 +322,7 @@ def adapted(fps: Sequence[float], band: tuple[float, float]) -> float:
 
 def _settled(p: Pass) -> Pass:
     """`p` without gradients for the architecture."""
-    return dataclasses.replace(p, widths=dataclasses.replace(p.widths, score=None))
+    return dataclasses.replace(p, widths=dataclasses.replace(p.widths, gates=None))
 
 
 def _advice(name: str, phase: Phase) -> str:

@@ -1,7 +1,10 @@
 """The relaxed architecture of a FasterSeg network: alpha, beta and gamma as parameters, and the widths that a pass takes.
 
-Widths are sampled with the straight-through Gumbel-Softmax trick (paper, Appendix C). The authors' code multiplies what an
-operator makes by the scores of the widths on both its ends; these are 1 and carry gamma's gradient, so that is done here too.
+Widths are sampled with the straight-through Gumbel-Softmax trick (paper, Appendix C), which does not say what the sample
+multiplies. The authors' code multiplies all that an operator makes by the score of the width that was drawn. The next batch
+norm takes such a factor out again: gamma's gradient then says how much a map counts beside others, not which width is better,
+and is zero for a tensor that enters a last cell. Here the sample masks channels, as in FBNetV2 (Wan et al., CVPR 2020): those
+that a ratio has beyond the next smaller one are multiplied by the sum of the sample over all ratios that have them.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fasterseg_space import RATES, Logits, Net, Space
@@ -25,8 +29,9 @@ class Widths:
 
     index: tuple[tuple[int, ...], ...]
     """By scale and row: which of the space's ratios."""
-    score: tuple[Tensor, ...] | None = None
-    """By scale a tensor (rows,) of ones through which gamma gets its gradient; None where the choice is nobody's."""
+    gates: tuple[Tensor, ...] | None = None
+    """By scale (rows, ratios): what multiplies the channels that each ratio adds to the smaller ones, 1 for those that the
+    width has. Through it gamma gets its gradient; None where the choice is nobody's."""
 
     @staticmethod
     def all(space: Space, index: int) -> Widths:
@@ -85,12 +90,12 @@ class Relaxed(nn.Module):
         """Widths by the Gumbel-Softmax trick with tau = 1. The widest if not searched."""
         if self.widest or len(self.space.ratios) == 1:
             return Widths.all(self.space, -1)
-        index, score = [], []
+        index, gates = [], []
         for logits in self.ratio:
             noise = torch.from_numpy(gumbel(rng, tuple(logits.shape))).to(logits)
             soft = (logits.log_softmax(1) + noise).softmax(1)  # (rows, ratios)
-            best = soft.argmax(1, keepdim=True)
-            chosen = soft.gather(1, best)[:, 0]
-            index.append(tuple(best[:, 0].tolist()))
-            score.append(1 + (chosen - chosen.detach()))
-        return Widths(tuple(index), tuple(score))
+            best = soft.argmax(1)
+            sample = F.one_hot(best, soft.shape[1]) + (soft - soft.detach())
+            index.append(tuple(best.tolist()))
+            gates.append(sample.flip(1).cumsum(1).flip(1))
+        return Widths(tuple(index), tuple(gates))

@@ -87,6 +87,15 @@ class Space:
         """Cells of a scale (1 or 2) that have two predecessors; the first lies in layer `scale` + 1."""
         return self.layers - 1 - scale
 
+    def places(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Where a derived branch may come down (section 3.4, second footnote): (merges,) and (merges, merges).
+
+        Rows of scale 1's beta for a branch that ends there; pairs of rows of both tables for one that ends at scale 2.
+        """
+        last = self.layers - 4
+        i, j = np.ogrid[: self.merges(1), : self.merges(2)]
+        return (i[:, 0] >= 1) & (i[:, 0] <= last), (i >= 1) & (i < j - 1) & (j < last)
+
     def chi(self, net: Net) -> int:
         """Expansion ratio of a network's stem, last maps and head."""
         return self.stem_ratio if net == "student" else self.teacher_stem_ratio

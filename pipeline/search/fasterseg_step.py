@@ -36,7 +36,7 @@ class Losses:
 def backward(
     supernet: Supernet, x: Tensor, labels: Tensor, passes: Sequence[Pass], loss: Callable[[Tensor, Tensor], Tensor]
 ) -> Losses:
-    """Add the gradients of the sum of all passes' losses to the `grad` of weights and of what alpha, beta and scores hang on.
+    """Add the gradients of the sum of all passes' losses to the `grad` of weights and of what alpha, beta and gates hang on.
 
     x (N, 3, H, W) with H and W that 32 divides, labels (N, H, W). `loss` takes logits (N, classes, H/8, W/8) and labels
     (N, H/8, W/8). Passes of a network may share the graph of their alpha and beta: it is gone through once.
@@ -84,9 +84,9 @@ class _Cut:
         return self.copies[id(t)][1]
 
     def all(self, p: Pass) -> Pass:
-        """The pass with copies of its alphas, betas and scores."""
-        score = p.widths.score
-        widths = p.widths if score is None else replace(p.widths, score=tuple(map(self, score)))
+        """The pass with copies of its alphas, betas and gates."""
+        gates = p.widths.gates
+        widths = p.widths if gates is None else replace(p.widths, gates=tuple(map(self, gates)))
         return replace(p, alpha=tuple(map(self, p.alpha)), beta=tuple(map(self, p.beta)), widths=widths)
 
     def backward(self, only: Sequence[Tensor] | None = None) -> None:

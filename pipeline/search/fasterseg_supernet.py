@@ -5,19 +5,20 @@ time and memory. Its parts have the sizes and the order of the derived network's
 
 Beyond the paper:
 
-* The score of a width multiplies what the operators before and behind the tensor make, as in the authors' code.
+* What carries gamma's gradient is a factor of the channels that enter a cell (`fasterseg_relaxed`).
 * A batch norm for each width, with affine and statistics of its own (slimmable networks), as in the authors' code.
 * The skip of stride 1 is a 1x1 convolution, as in the authors' code; a derived network leaves it out.
 * A cell mixes what it is given (Eq. 1). The authors' code runs it once on each of its two inputs and mixes what comes of it.
 * The aggregation of a deep branch takes the maps with which the branch left the finer scales, as that of a derived network
   does; which those are the relaxed beta only says by its probabilities, so it takes their mean by beta (section 3.4 reads beta
-  so). The authors' code aggregates the last layer's maps, which are others than those of the networks that it derives.
+  so) over the places that derivation knows. The authors' code aggregates the last layer's maps, which are others than those of
+  the networks that it derives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -58,14 +59,6 @@ class Supercell(nn.Module):
         for operators, mix, chi in zip(self.sides, mixes, chis, strict=True):
             found.append(torch.stack([weight * op(x, chi) for weight, op in zip(mix, operators, strict=True)]).sum(0))
         return found
-
-
-class Ratios(NamedTuple):
-    """Ratio and score of the tensors that enter the cells of a scale, and of what its last cell makes."""
-
-    chi: list[int]
-    score: Tensor
-    """(cells + 1,)."""
 
 
 class Supernet(nn.Module):
@@ -151,8 +144,8 @@ class Supernet(nn.Module):
         self, x: Tensor, net: Net, alpha: Sequence[Tensor], beta: Sequence[Tensor], widths: Widths, arena: Arena | None
     ) -> tuple[list[list[Tensor]], list[Tensor]]:
         """By scale: what enters each cell, and what the last cell makes."""
-        ratios = [self._ratios(scale, net, widths, alpha[0]) for scale in SCALES]
-        mixes = [self._mixes(scale, alpha, beta, ratios) for scale in SCALES]
+        ratios = [self._ratios(scale, net, widths) for scale in SCALES]
+        mixes = [self._mixes(scale, alpha, beta) for scale in SCALES]
         inputs: list[list[Tensor]] = [[x], [], []]
         outputs: list[Tensor] = []
         for layer in range(self.space.layers):
@@ -161,7 +154,7 @@ class Supernet(nn.Module):
                 i = layer - scale
                 cell = cast(Supercell, cast(nn.ModuleList, self.cells[scale])[i])
                 goals = [scale, scale + 1][: len(cell.sides)]
-                chis = [ratios[goal].chi[layer + 1 - goal] for goal in goals]
+                chis = [ratios[goal][layer + 1 - goal] for goal in goals]
                 made = cell(inputs[scale][i], [mixes[scale][side][i] for side in range(len(goals))], chis, arena)
                 for goal, y in zip(goals, made, strict=True):
                     arriving[goal].append(y)
@@ -170,36 +163,42 @@ class Supernet(nn.Module):
             else:  # Eq. 1; `_mixes` has weighted the two
                 for scale, ys in arriving.items():
                     if ys:
-                        inputs[scale].append(ys[0] if len(ys) == 1 else ys[0] + ys[1])
+                        y = ys[0] if len(ys) == 1 else ys[0] + ys[1]
+                        inputs[scale].append(self._gated(y, scale, layer + 1, widths))
         return inputs, outputs
 
-    def _ratios(self, scale: int, net: Net, widths: Widths, like: Tensor) -> Ratios:
+    def _ratios(self, scale: int, net: Net, widths: Widths) -> list[int]:
+        """chi of the tensors that enter the cells of a scale, and of what its last cell makes."""
         stem = [self.space.chi(net)] if scale == 0 else []
-        chi = [*stem, *(self.space.ratios[i] for i in widths.index[scale]), self.space.chi(net)]
-        if widths.score is None:
-            return Ratios(chi, like.new_ones(len(chi)))
-        one = like.new_ones(1)
-        return Ratios(chi, torch.cat([*([one] if stem else []), widths.score[scale], one]))
+        return [*stem, *(self.space.ratios[i] for i in widths.index[scale]), self.space.chi(net)]
 
-    def _mixes(
-        self, scale: int, alpha: Sequence[Tensor], beta: Sequence[Tensor], ratios: Sequence[Ratios]
-    ) -> list[list[Tensor]]:
-        """The weights of a scale's operators, by side and cell: alpha, the scores on both ends, and beta of the next cell."""
-        before = ratios[scale].score[:-1, None] * alpha[scale]
-        keep = before * ratios[scale].score[1:, None]
+    def _gated(self, x: Tensor, scale: int, layer: int, widths: Widths) -> Tensor:
+        """What enters a cell, the channels of each ratio multiplied by their gate."""
+        if widths.gates is None:
+            return x
+        row = layer - max(scale, 1)
+        has = widths.index[scale][row] + 1
+        channels = RATES[scale] * torch.tensor(self.space.ratios[:has]).diff(prepend=torch.tensor([0]))
+        gate = widths.gates[scale][row, :has].repeat_interleave(channels.to(x.device))
+        return x * gate.to(x.dtype)[:, None, None]
+
+    def _mixes(self, scale: int, alpha: Sequence[Tensor], beta: Sequence[Tensor]) -> list[list[Tensor]]:
+        """The weights of a scale's operators, by side and cell: alpha, and beta of the next cell."""
+        keep = alpha[scale]
         if scale > 0:  # to the next cell of this scale, except from the last one
             keep = keep * F.pad(beta[scale - 1][:, 1], (0, 1), value=1.0)[:, None]
         if scale == 2:
             return [list(keep)]
-        down = before[:-1] * ratios[scale + 1].score[:-1, None]
-        down = down * F.pad(beta[scale][:, 0], (1, 0), value=1.0)[:, None]  # the first cell of a scale has one predecessor
+        down = (
+            alpha[scale][:-1] * F.pad(beta[scale][:, 0], (1, 0), value=1.0)[:, None]
+        )  # the first cell of a scale has one predecessor
         return [list(keep), list(down)]
 
     def _aggregated(
         self, net: Net, beta: Sequence[Tensor], inputs: Sequence[Sequence[Tensor]], outputs: Sequence[Tensor]
     ) -> list[Tensor]:
         """For each scale the map (N, 8 chi, H/8, W/8) of the branch that ends there."""
-        leaving = departures(beta)
+        leaving = departures(self.space, beta)
         maps = [outputs[0]]
         for scale, branch in enumerate(cast(Sequence[Aggregation], self.aggregations[net]), 1):
             y = outputs[scale]
@@ -209,16 +208,19 @@ class Supernet(nn.Module):
         return maps
 
 
-def departures(beta: Sequence[Tensor]) -> Mapping[tuple[int, int], Tensor]:
+def departures(space: Space, beta: Sequence[Tensor]) -> Mapping[tuple[int, int], Tensor]:
     """(last scale, finer scale) -> the probability (cells,) that a branch leaves the finer one with what enters each cell.
 
-    A halving is as probable as beta makes it beside the other places for it (section 3.4), two of them as the product for the
-    places that one can follow the other. The first cell of a scale, which has no other predecessor, is no place.
+    A halving is as probable as beta makes it beside the other places for it (section 3.4), two of them as the product. Places
+    are those that derivation knows; in a space too small for any, all but the first cell of a scale, which has no other
+    predecessor.
     """
     first, second = beta[0][:, 0], beta[1][:, 0]  # row k: into layer k + 2 of scale 1, into layer k + 3 of scale 2
-    both = torch.outer(first, second).triu()
+    one, two = (torch.from_numpy(allowed).to(first.device) for allowed in space.places())
+    alone, both = first * (one if one.any() else 1), torch.outer(first, second)
+    both = both * two if two.any() else both.triu()
     joint = both / both.sum()
-    tables = {(1, 0): first / first.sum(), (2, 0): joint.sum(1), (2, 1): joint.sum(0)}
+    tables = {(1, 0): alone / alone.sum(), (2, 0): joint.sum(1), (2, 1): joint.sum(0)}
     return {scales: F.pad(table, (1, 0)) for scales, table in tables.items()}
 
 

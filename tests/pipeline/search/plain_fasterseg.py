@@ -6,7 +6,7 @@ Its state dict has the names of `edgesmith.pipeline.search.fasterseg_supernet.Su
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -71,14 +71,11 @@ class PlainCell(nn.Module):
         self.down = nn.ModuleDict({op: PlainOperator(op, cin, chis, 2 * rate, 2) for op in operators} if down else {})
 
 
-def mixed(operators: nn.ModuleDict, x: Tensor, alpha: Tensor, chi: int, scores: Iterable[Tensor | None]) -> Tensor:
-    """Eq. 2, with the scores of the widths before and behind the operators multiplied in."""
+def mixed(operators: nn.ModuleDict, x: Tensor, alpha: Tensor, chi: int) -> Tensor:
+    """Eq. 2."""
     total: Tensor | None = None
     for k, operator in enumerate(operators.values()):
         y = operator(x, chi) * alpha[k]
-        for score in scores:
-            if score is not None:
-                y = y * score
         total = y if total is None else total + y
     assert total is not None
     return total
@@ -121,14 +118,21 @@ class PlainSupernet(nn.Module):
         outputs: list[Any] = [None, None, None]
         downs: list[Any] = [None, None, None]
 
-        def behind(scale: int, layer: int) -> tuple[int, Tensor | None]:
-            """chi and score of the tensor that enters the cell of this scale in this layer."""
-            if layer == space.layers:
-                return space.chi(net), None
-            if layer == 0:
-                return space.chi(net), None
-            row = layer - max(scale, 1)
-            return space.ratios[widths.index[scale][row]], None if widths.score is None else widths.score[scale][row]
+        def chi_of(scale: int, layer: int) -> int:
+            """Ratio of the tensor that enters the cell of this scale in this layer."""
+            if layer in (0, space.layers):
+                return space.chi(net)
+            return space.ratios[widths.index[scale][layer - max(scale, 1)]]
+
+        def gated(x: Tensor, scale: int, layer: int) -> Tensor:
+            """The channels between two ratios are multiplied by what gamma says of all ratios that have them."""
+            if widths.gates is None:
+                return x
+            gate, first, parts = widths.gates[scale][layer - max(scale, 1)], 0, []
+            for j, ratio in enumerate(r for r in space.ratios if r <= chi_of(scale, layer)):
+                parts.append(gate[j] * x[:, first : ratio * RATES[scale]])
+                first = ratio * RATES[scale]
+            return torch.cat(parts, 1)
 
         for layer in range(space.layers):
             before, downs_before = outputs, downs
@@ -146,19 +150,21 @@ class PlainSupernet(nn.Module):
                     weight = beta[scale - 1][layer - scale - 1]
                     entering = weight[0] * down + weight[1] * keep  # Eq. 1
                 if layer > 0:
+                    entering = gated(entering, scale, layer)
                     inputs[scale].append(entering)
-                mine, score = alpha[scale][layer - scale], behind(scale, layer)[1]
-                chi, next_score = behind(scale, layer + 1)
-                outputs[scale] = mixed(cell.keep, entering, mine, chi, (score, next_score))
+                mine = alpha[scale][layer - scale]
+                outputs[scale] = mixed(cell.keep, entering, mine, chi_of(scale, layer + 1))
                 if len(cell.down):
-                    chi, next_score = behind(scale + 1, layer + 1)
-                    downs[scale] = mixed(cell.down, entering, mine, chi, (score, next_score))
+                    downs[scale] = mixed(cell.down, entering, mine, chi_of(scale + 1, layer + 1))
 
         # The finer map that meets a deeper branch is the one it left its scale with: as likely as beta says (section 3.4).
         to_16, to_32 = beta[0][:, 0], beta[1][:, 0]
-        both = torch.outer(to_16, to_32)
-        both = both * (torch.arange(len(to_16))[:, None] <= torch.arange(len(to_32))[None]).to(both)
-        left_8 = to_16 / to_16.sum()
+        one, two = map(torch.from_numpy, space.places())
+        if not two.any():
+            two = torch.arange(len(to_16))[:, None] <= torch.arange(len(to_32))[None]
+        both = torch.outer(to_16, to_32) * two.to(to_16)
+        left_8 = to_16 * one.to(to_16) if one.any() else to_16
+        left_8 = left_8 / left_8.sum()
         joint = both / both.sum()
 
         def left(scale: int, weights: Tensor) -> Any:

@@ -26,20 +26,20 @@ def test_sampled_widths_follow_gamma() -> None:
     np.testing.assert_allclose(shares, gamma.numpy(), atol=0.03)
 
 
-def test_scores_are_one_and_carry_the_gradient_of_the_soft_choice() -> None:
+def test_gates_open_what_the_sampled_width_has_and_carry_the_gradient_of_all_ratios_that_have_it() -> None:
     relaxed = Relaxed(SPACE)
     noise = gumbel(np.random.default_rng(1), (SPACE.tensors(0), 3))  # the first that is drawn
     widths = relaxed.sample(np.random.default_rng(1))
-    assert widths.score is not None
-    assert [len(s) for s in widths.score] == [SPACE.tensors(s) for s in range(3)]
-    assert all(torch.equal(s, torch.ones_like(s)) for s in widths.score)
-    widths.score[0][0].backward()
-    # d softmax(log gamma + o)_j / d logits, by hand
+    assert widths.gates is not None
+    assert [g.shape for g in widths.gates] == [(SPACE.tensors(s), 3) for s in range(3)]
+    for gates, index in zip(widths.gates, widths.index, strict=True):
+        assert gates.tolist() == [[1.0] * (i + 1) + [0.0] * (2 - i) for i in index]
+    widths.gates[0][0, 1].backward()
+    # d (p_1 + p_2) / d logits by hand, p = softmax(log gamma + o)
     soft = np.exp(np.log(1 / 3) + noise[0])
     soft /= soft.sum()
-    j = widths.index[0][0]
-    assert j == soft.argmax()
-    expected = soft[j] * ((np.arange(3) == j) - soft)
+    assert widths.index[0][0] == soft.argmax()
+    expected = sum(soft[j] * ((np.arange(3) == j) - soft) for j in (1, 2))
     np.testing.assert_allclose(relaxed.ratio[0].grad[0].numpy(), expected, atol=1e-6)  # type: ignore[index]
 
 

@@ -464,7 +464,7 @@ def test_widths_depend_on_the_place_alone_and_differ_between_places() -> None:
     def widths(step: int) -> Any:
         passes = s.passes(np.random.default_rng((0, 0, step, fasterseg_loop.SEARCH_NOISE)))
         assert [p.net for p in passes] == ["student", "student", "student", "teacher"]
-        return next(p.widths for p in passes if p.widths.score is not None).index
+        return next(p.widths for p in passes if p.widths.gates is not None).index
 
     assert widths(1) == widths(1) != widths(2)
     assert all(widths(step)[0][0] == 0 for step in range(5))

@@ -13,7 +13,7 @@ from edgesmith.pipeline.search import conv3x3
 from edgesmith.pipeline.search.fasterseg_relaxed import Pass, Relaxed, Widths
 from edgesmith.pipeline.search.fasterseg_space import OPERATORS, Logits, Net, Space
 from edgesmith.pipeline.search.fasterseg_step import backward
-from edgesmith.pipeline.search.fasterseg_supernet import Supercell, Supernet
+from edgesmith.pipeline.search.fasterseg_supernet import Supercell, Supernet, departures
 from edgesmith.pipeline.training import losses
 from tests.pipeline.search.plain_fasterseg import PlainCell, PlainSupernet, mixed, plain_loss
 from tests.pipeline.search.supernet_path import path_state
@@ -109,6 +109,35 @@ def test_step_is_the_plain_step_without_skip_branches_and_search_of_widths() -> 
     assert not far
 
 
+def test_the_labels_tell_every_width_apart() -> None:
+    supernet, _ = both(Space(layers=5, ratios=(1, 2, 3), stem_ratio=1, teacher_stem_ratio=3))
+    student = relaxed(supernet.space)["student"]
+    supernet.double().requires_grad_(False)
+    x, labels = batch()
+    alpha, beta, _ = student.probabilities()
+    widest = tuple((2,) * supernet.space.tensors(scale) for scale in range(3))
+    gates = tuple(torch.ones(len(row), 3, dtype=torch.float64, requires_grad=True) for row in widest)
+    backward(supernet, x.double(), labels, [Pass("student", alpha, beta, Widths(widest, gates))], losses.ohem)
+    for gate in gates:
+        assert gate.grad is not None
+        assert gate.grad.abs().min() > 1e-6  # every group of channels of every tensor, also those before the last cells
+
+
+def test_halvings_are_expected_where_derivation_has_them() -> None:
+    space = Space(layers=9)
+    beta = [torch.rand(space.merges(scale), 2).softmax(1) for scale in (1, 2)]
+    found = departures(space, beta)
+    assert all(float(table.sum()) == pytest.approx(1) for table in found.values())
+    # Rows of beta that `downsamplings` may choose, one cell on: what a branch leaves with.
+    one, two = space.places()
+    assert (found[1, 0] > 0).tolist() == [False, *one]
+    assert (found[2, 0] > 0).tolist() == [False, *two.any(1)]
+    assert (found[2, 1] > 0).tolist() == [False, *two.any(0)]
+    assert not one.all()
+    likely = torch.outer(beta[0][:, 0], beta[1][:, 0]) * torch.from_numpy(two)
+    torch.testing.assert_close(found[2, 1][1:], likely.sum(0) / likely.sum())
+
+
 # (scale, input channels, side of the map): both sides, and a cell without one of stride 2.
 CELLS = ((0, 8, 12, True), (1, 32, 8, True), (2, 64, 6, False))
 
@@ -140,7 +169,7 @@ def test_cell_is_the_plain_cell(
         got = [x.grad, *(m.grad for m in mixes)]
         x.grad, mixes = None, [m.detach().requires_grad_() for m in mixes]
         groups = (plain.keep, plain.down)[:sides]
-        expected = [mixed(ops, x, mix, chi, ()) for ops, mix, chi in zip(groups, mixes, chis, strict=False)]
+        expected = [mixed(ops, x, mix, chi) for ops, mix, chi in zip(groups, mixes, chis, strict=False)]
         torch.autograd.backward(expected, dys)
         far |= {f"y {i} {chis}": distance(a, b) for i, (a, b) in enumerate(zip(found, expected, strict=True))}
         for name, a, b in zip(("x", "keep", "down"), got, [x.grad, *(m.grad for m in mixes)], strict=False):
@@ -166,7 +195,7 @@ def test_bf16_cell_is_near_the_plain_cell() -> None:
     x, mix = torch.randn(2, 16, 16, 16), torch.rand(len(OPERATORS)).softmax(0).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         found = cell(x, [mix, mix], (2, 2))
-    expected = [mixed(ops, x, mix, 2, ()) for ops in (plain.keep, plain.down)]
+    expected = [mixed(ops, x, mix, 2) for ops in (plain.keep, plain.down)]
     assert found[0].dtype == torch.bfloat16
     assert max(distance(a, b) for a, b in zip(found, expected, strict=True)) < 0.03
     torch.autograd.backward(found, [torch.ones_like(y) for y in found])
@@ -193,7 +222,7 @@ def branch(cells: tuple[tuple[str, int, int], ...]) -> tuple[Cell, ...]:
 
 
 @pytest.mark.parametrize("net", ["student", "teacher"])
-@pytest.mark.parametrize("downs", [((1, 3), ()), ((1, 3), (1,)), ((1,), ()), ((2, 3),), ((2,),), ((),)])
+@pytest.mark.parametrize("downs", [((1, 3), ()), ((2, 3), (2,)), ((2,), ()), ((2, 3),), ((2,),), ((),)])
 def test_path_is_the_derived_network(net: Net, downs: tuple[tuple[int, ...], ...]) -> None:
     supernet, _ = both()
     x, labels = batch()
