@@ -43,7 +43,7 @@ CAMVID = Study(
         alternate=Phase(0, 4, CROPS, replace(DESCENT, lr=0.015)),
     ),
     epochs=15,
-    pressure=4.0,
+    pressure=1.0,
     arch_lr=0.004,
     evaluate_every=3,
     training=Train(  # the recipe camvid-fasterseg's, with fewer epochs
