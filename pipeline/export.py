@@ -51,7 +51,8 @@ class Export:
     colour_order: Literal["bgr", "rgb"] = "bgr"
     """Order of the frame's channels. Cameras read through OpenCV give bgr."""
     golden: Data | None = field(default=None, metadata={"identity": False})
-    """Whose val split gives the golden frames, by which a device checks its engine. Default: street."""
+    """Whose val split gives the golden frames, by which a device checks its engine. Default: the recipe's
+    dataset; street where the stage runs alone."""
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

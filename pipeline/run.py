@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import importlib.util
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +18,11 @@ from edgesmith.deploy.engines.onnxruntime import processor
 from edgesmith.deploy.files import write_json, write_text
 
 from . import recipe as recipes
-from .artifacts import Architecture, BundleFolder, OnnxModel, SearchResult, Validation, Weights, tool_versions
+from .artifacts import Architecture, Artifact, BundleFolder, OnnxModel, SearchResult, Validation, Weights, tool_versions
 from .data.dataset import Split
-from .data.spec import open_split
+from .data.spec import Data, open_split, splits
 from .events import EventLog
+from .export import Export
 from .recipe import Recipe, Teacher
 from .search.fasterseg import FasterSegSearch
 from .search.squeezenas import SqueezeNasSearch
@@ -52,7 +54,7 @@ def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None], over
     """
     text = recipes.dump(recipe)  # with stages' datasets left to the recipe's own, so that --set data.root still reaches them
     recipe = recipe.resolved
-    preflight(recipe)
+    remarks = preflight(recipe)
     require_run_folder(folder)
     with locked(folder):
         write_text(folder / "recipe.yaml", text)
@@ -60,7 +62,10 @@ def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None], over
         log = EventLog(folder, view)
         try:
             log("run", recipe=name, folder=str(folder), overrides=list(overrides))
+            for remark in remarks:
+                log("remark", text=remark)
             pipeline = Pipeline(folder, log)
+            _set_aside_others(pipeline, recipe)
             searched = [pipeline.run("search", SearchResult, recipe.search)] if recipe.search else []
             arch = pipeline.run("arch", Architecture, recipe.derive, *searched)
             weights = _trained(pipeline, recipe, arch, searched)
@@ -76,6 +81,17 @@ def run(recipe: Recipe, name: str, folder: Path, view: Callable[..., None], over
             return Run(folder, weights, bundle, validation, report)
         finally:
             log.close()
+
+
+def _set_aside_others(pipeline: Pipeline, recipe: Recipe) -> None:
+    """Set aside what an earlier recipe left of stages that this one has not: report and `show` are to tell of one run."""
+    found: list[Artifact] = [] if recipe.search else [SearchResult(pipeline.folder / "search")]
+    if recipe.teacher is None:
+        found += [Architecture(pipeline.folder / "teacher-arch"), Weights(pipeline.folder / "teacher")]
+    wanted = {f"pretrain-{i}" for i, _ in enumerate(recipe.pretrain, 1)}
+    found += [Weights(path) for path in pipeline.folder.glob("pretrain-*") if path.name not in wanted]
+    for artifact in found:
+        pipeline.set_aside(artifact)
 
 
 def _trained(pipeline: Pipeline, recipe: Recipe, arch: Architecture, searched: Sequence[SearchResult]) -> Weights:
@@ -105,8 +121,11 @@ def require_run_folder(folder: Path) -> None:
         raise ValueError(f"--out: {folder} holds what is no run of ours; name another folder, nothing was overwritten")
 
 
-def preflight(recipe: Recipe) -> None:
-    """Find what would stop a later stage before the first one runs. Raises ValueError, OSError or ImportError."""
+def preflight(recipe: Recipe) -> list[str]:
+    """Find what would stop a later stage before the first one runs. Raises ValueError, OSError or ImportError.
+
+    What stops nothing, and is hardly meant, comes back in words.
+    """
     for library in ("torch", "onnx", "onnxscript", "onnxsim", "safetensors", "tensorboard"):
         if importlib.util.find_spec(library) is None:
             raise ImportError(f"training and export need {library}: pip install 'edgesmith[host]'", name=library)
@@ -116,9 +135,10 @@ def preflight(recipe: Recipe) -> None:
         raise ValueError("data: no dataset is named")
     if recipe.search is not None:
         _require_searchable(recipe.search, recipe.derive.budget)
-    taught = () if recipe.teacher is None else _require_teacher(recipe.teacher)
+    taught, remarks = () if recipe.teacher is None else _require_teacher(recipe.teacher), []
     for section, each in recipe.trainings():
         split = _require_trainable(each, section)
+        remarks += _sizes(each, section, split, recipe.export)
         if each.start is not None and arch is not None:
             each.start.rows(split.labels.names, each.start.model(arch))
         if each.distil is not None and each.distil.weights is None and taught != split.labels.names:
@@ -126,7 +146,7 @@ def preflight(recipe: Recipe) -> None:
                 f"{section}.distil: the teacher learns the classes {', '.join(taught)}, {section} has "
                 f"{', '.join(split.labels.names)}; they must be the same in the same order"
             )
-    tested = open_split(validate.data, validate.split)
+    tested = _tested(validate.data, validate.split)
     if set(tested.labels.names) != set(split.labels.names):
         raise ValueError(
             f"validate.data: {validate.data.dataset} has classes {', '.join(tested.labels.names)}, "
@@ -145,6 +165,32 @@ def preflight(recipe: Recipe) -> None:
             "edgesmith calibrate, and what that writes to edgesmith build --precision int8"
         )
     dataclasses.replace(recipe.build, weights=recipe.build.weights or "the run's own").require_backends()
+    return remarks
+
+
+def _tested(data: Data, split: str) -> Split:
+    """The split that is validated on. Raises ValueError naming the field that chooses another."""
+    if split not in splits(data):
+        raise ValueError(f"validate.split: {data.dataset} has no split {split!r}; it has {', '.join(splits(data))}")
+    return open_split(data, split)
+
+
+def _sizes(train: Train, section: str, split: Split, export: Export) -> list[str]:
+    """Remarks on a training that sees frames at other scales than the exported network."""
+    frame_hw, network_hw = split[0].label.shape, export.network_hw
+    watched_hw = train.input_hw or frame_hw
+    low, high = train.augment.scale
+    scale = math.sqrt(math.prod(network_hw) / math.prod(frame_hw))
+    frame, network, watched = (f"{hw[0]}x{hw[1]}" for hw in (frame_hw, network_hw, watched_hw))
+    remarks = []
+    if not low <= scale <= high:
+        remarks.append(
+            f"{section}.augment.scale: {low:g} to {high:g} leaves out {scale:.2g}, at which the exported network, of {network}, sees "
+            f"frames of {frame}"
+        )
+    if watched_hw != network_hw:
+        remarks.append(f"{section}.input_hw: val is watched at {watched}, the exported network takes {network}")
+    return remarks
 
 
 def _require_trainable(train: Train, section: str) -> Split:

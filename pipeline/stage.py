@@ -86,15 +86,19 @@ class Pipeline:
     log: Callable[..., None]
 
     def run(self, name: str, kind: type[Made], stage: Any, *given: Artifact) -> Made:
-        """The artifact of `stage` for `given` in `folder/name`, made now unless it is there already."""
+        """The artifact of `stage` for `given` in `folder/name`, made now unless it is there or was there before."""
         key = stage_key(stage, *given)
-        artifact = kind(self.folder / name)
+        artifact, earlier = kind(self.folder / name), kind(self._replaced(name, key[:12]))
         remove_leftovers(artifact.path)
         slot = self.slot(name, stage, key)
         if is_current(artifact, key):
             self.log("up-to-date", stage=name)
+        elif is_current(earlier, key):
+            self.set_aside(artifact)
+            artifact = kind(earlier.path.rename(artifact.path))
+            self.log("brought-back", stage=name, earlier=str(earlier.path))
         else:
-            self._keep(artifact)
+            self.set_aside(artifact)
             self.log("start", stage=name)
             artifact = stage(*given, slot)
             self.log("done", stage=name, digest=artifact.digest)
@@ -102,34 +106,43 @@ class Pipeline:
             shutil.rmtree(slot.scratch, ignore_errors=True)
         return artifact
 
-    def _keep(self, artifact: Artifact) -> None:
-        """Move a whole artifact that was made under another key out of the way: it may have taken days."""
+    def set_aside(self, artifact: Artifact) -> None:
+        """Move what lies in an artifact's place out of the way, damaged or not: it may have taken days."""
+        if not (artifact.path / SIDECAR).is_file():
+            return
+        name, why = artifact.path.name, {}
         try:
             artifact.check()
-            key = str(artifact.sidecar["key"])
-        except (ValueError, OSError):
-            return
-        kept = self.folder / "replaced" / f"{artifact.path.name}-{key[:12]}"
-        if not kept.exists():
-            kept.parent.mkdir(exist_ok=True)
-            artifact.path.rename(kept)
-            self.log("kept", stage=artifact.path.name, earlier=str(kept))
+            kept = self._replaced(name, artifact.sidecar["key"][:12])
+        except ValueError as e:
+            kept, why = self._replaced(name, "damaged"), {"why": str(e)}
+        base, copies = kept, 1
+        while kept.exists():
+            copies += 1
+            kept = base.with_name(f"{base.name}-{copies}")
+        kept.parent.mkdir(exist_ok=True)
+        artifact.path.rename(kept)
+        self.log("damaged" if why else "kept", stage=name, earlier=str(kept), **why)
+
+    def _replaced(self, name: str, version: str) -> Path:
+        return self.folder / "replaced" / f"{name}-{version}"
 
     def slot(self, name: str, stage: Any, key: str) -> Slot:
         def log(event: str, **fields: Any) -> None:
             self.log(event, stage=name, **fields)
 
         config = {"stage": type(stage).__name__, "version": stage.version, "config": configuration(stage)}
-        return Slot(self.folder / name, key, self.folder / ".scratch" / name, log, config)
+        scratch = self.folder / ".scratch" / name / key[:12]  # a key's own: the checkpoints of others stay
+        return Slot(self.folder / name, key, scratch, log, config)
 
 
 def is_current(artifact: Artifact, key: str) -> bool:
-    """True when the folder holds an artifact made under `key`, unchanged. A damaged one is simply not current."""
+    """True when the folder holds an artifact made under `key`, unchanged. A damaged one is not current; OSError passes."""
     if not (artifact.path / SIDECAR).is_file():
         return False
     try:
         artifact.check()
-    except (ValueError, OSError):
+    except ValueError:
         return False
     return bool(artifact.sidecar["key"] == key)
 

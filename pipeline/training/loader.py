@@ -68,7 +68,7 @@ class Batches:
                         waiting.append(submit(following))
                         following += 1
                     samples = [future.result() for future in waiting.popleft()]
-                    yield Batch(np.stack([s[0] for s in samples]), np.stack([s[1] for s in samples]))
+                    yield _stacked(samples)
             finally:
                 for futures in waiting:
                     for future in futures:
@@ -86,6 +86,17 @@ class Batches:
     def _random(self, *place: int) -> np.random.Generator:
         """Seeds without a stream are those of stream 0."""
         return np.random.default_rng((self.seed, *place, *((self.stream,) if self.stream else ())))
+
+
+def _stacked(samples: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> Batch:
+    """Frames and labels of one size as a batch. Raises ValueError with the fix where sizes differ."""
+    sizes = sorted({label.shape for _, label in samples})
+    if len(sizes) > 1:
+        listed = ", ".join(f"{h}x{w}" for h, w in sizes)
+        raise ValueError(
+            f"augment.crop_hw: frames of a batch have different sizes ({listed}); set a crop, such as {list(sizes[0])}"
+        )
+    return Batch(np.stack([frame for frame, _ in samples]), np.stack([label for _, label in samples]))
 
 
 @dataclass(frozen=True)

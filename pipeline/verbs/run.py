@@ -47,9 +47,12 @@ def run(recipe: str, out: Path | None, overrides: tuple[str, ...], dry_run: bool
     checked = recipes.read(recipe, overrides)
     name = Path(recipe).stem
     if dry_run:
-        runs.preflight(checked.resolved)
+        remarks = runs.preflight(checked.resolved)
         resolved = recipes.dump(checked)
-        click.echo(json.dumps({"recipe": name, "resolved": resolved}, indent=1) if as_json else resolved.rstrip())
+        for remark in remarks:
+            click.echo(f"remark: {remark}", err=True)
+        found = {"recipe": name, "resolved": resolved, "remarks": remarks}
+        click.echo(json.dumps(found, indent=1) if as_json else resolved.rstrip())
         return
     done = runs.run(checked, recipe, out or Path("runs") / name, view_for(sys.stderr), overrides)
     result = {**describe(done.validation.path), "folder": str(done.folder), "report": str(done.report)}

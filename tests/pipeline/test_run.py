@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from edgesmith.pipeline import recipe, run
-from edgesmith.pipeline.artifacts import Weights
+from edgesmith.pipeline.artifacts import Architecture, SearchResult, Slot, Weights
 from edgesmith.pipeline.show import describe
+from edgesmith.pipeline.stage import Pipeline
 
 PRETRAINED = """
 about: Two trainings before the training.
@@ -36,6 +37,48 @@ def test_each_training_begins_with_the_weights_of_the_one_before(tmp_path: Path)
     assert "weights" not in [p["kind"] for p in first.sidecar["parents"]]
     assert {"kind": "weights", "digest": first.digest} in second.sidecar["parents"]
     assert {"kind": "weights", "digest": second.digest} in last.sidecar["parents"]
+
+
+def test_sizes_that_training_and_exported_network_do_not_share_are_remarked_on(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(PRETRAINED)
+
+    def remarks(*overrides: str) -> list[str]:
+        return run.preflight(recipe.read(str(tmp_path / "r.yaml"), ["pretrain=[]", *overrides]).resolved)
+
+    assert remarks() == []
+    assert remarks("export.frame_hw=[320, 480]", "export.input_hw=[64, 96]") == []
+    assert remarks("export.frame_hw=[320, 480]") == [
+        "train.augment.scale: 0.5 to 2 leaves out 5, at which the exported network, of 320x480, sees frames of 64x96",
+        "train.input_hw: val is watched at 64x96, the exported network takes 320x480",
+    ]
+    (remark,) = remarks("export.frame_hw=[320, 480]", "train.input_hw=[320, 480]")
+    assert remark.startswith("train.augment.scale")
+
+
+def test_a_split_to_validate_on_that_is_not_there_is_refused_by_its_field(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(PRETRAINED)
+    with pytest.raises(ValueError, match=r"validate\.split: street has no split 'night'; it has train, val, test"):
+        run.preflight(recipe.read(str(tmp_path / "r.yaml"), ["validate.split=night"]).resolved)
+
+
+def test_stages_that_only_an_earlier_recipe_had_are_set_aside(tmp_path: Path) -> None:
+    kinds = {
+        "search": SearchResult,
+        "teacher-arch": Architecture,
+        "teacher": Weights,
+        "pretrain-1": Weights,
+        "pretrain-3": Weights,
+    }
+    for name, kind in kinds.items():
+        with Slot(tmp_path / name, f"key of {name}").writing(kind) as folder:
+            (folder / "file").write_text(name)
+    (tmp_path / "r.yaml").write_text(PRETRAINED)
+    seen: list[str] = []
+    pipeline = Pipeline(tmp_path, lambda event, **fields: seen.append(f"{fields['stage']} {event}"))
+    run._set_aside_others(pipeline, recipe.read(str(tmp_path / "r.yaml")))
+    assert seen == ["search kept", "teacher-arch kept", "teacher kept", "pretrain-3 kept"]
+    assert {p.name for p in tmp_path.iterdir()} == {"pretrain-1", "r.yaml", "replaced"}
+    assert len(list((tmp_path / "replaced").iterdir())) == 4
 
 
 @pytest.mark.parametrize(

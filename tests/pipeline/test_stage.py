@@ -53,13 +53,67 @@ def test_a_stage_runs_once_and_again_only_when_its_key_changes(tmp_path: Path) -
     assert [(d / "text").read_text() for d in sorted((tmp_path / "replaced").iterdir())] == ["one", "two"]
 
 
-def test_a_damaged_artifact_is_made_again(tmp_path: Path) -> None:
+def test_a_damaged_artifact_is_made_again_and_what_it_held_is_kept_with_the_reason(tmp_path: Path) -> None:
+    seen: list[tuple[str, Any]] = []
+    p = Pipeline(tmp_path, lambda event, **fields: seen.append((event, fields.get("why"))))
+    digest = p.run("a", Architecture, Write()).digest
+    for _ in range(2):
+        (tmp_path / "a" / "text").write_text("damaged")
+        assert p.run("a", Architecture, Write()).digest == digest
+    (why,) = {why for event, why in seen if event == "damaged"}
+    assert why.endswith("was changed after it was written (text differs); make it again")
+    kept = sorted((tmp_path / "replaced").iterdir())
+    assert [k.name for k in kept] == ["a-damaged", "a-damaged-2"]
+    assert {(k / "text").read_text() for k in kept} == {"damaged"}
+
+
+def test_an_artifact_that_cannot_be_read_is_no_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = pipeline(tmp_path, [])
+    p.run("a", Architecture, Write())
+
+    def fail(self: Architecture) -> None:
+        raise PermissionError("a/text")
+
+    monkeypatch.setattr(Architecture, "check", fail)
+    with pytest.raises(PermissionError):
+        p.run("a", Architecture, Write())
+    assert (tmp_path / "a" / "text").read_text() == "one"
+
+
+def test_going_back_to_an_earlier_configuration_brings_its_artifact_back(tmp_path: Path) -> None:
     seen: list[str] = []
     p = pipeline(tmp_path, seen)
-    digest = p.run("a", Architecture, Write()).digest
-    (tmp_path / "a" / "text").write_text("damaged")
-    assert p.run("a", Architecture, Write()).digest == digest
-    assert seen[-1] == "a done"
+    first = p.run("a", Architecture, Write()).digest
+    p.run("a", Architecture, Write("two"))
+    seen.clear()
+    assert p.run("a", Architecture, Write()).digest == first
+    assert seen == ["a kept", "a brought-back"]
+    assert (tmp_path / "a" / "text").read_text() == "one"
+    assert [(d / "text").read_text() for d in (tmp_path / "replaced").iterdir()] == ["two"]
+
+
+def test_a_stage_that_ends_leaves_the_scratch_files_of_its_other_configurations(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Long(Write):
+        stop: bool = field(default=False, metadata={"identity": False})
+
+        def __call__(self, *arguments: Any) -> Architecture:
+            checkpoint = arguments[-1].scratch / "checkpoint"
+            if checkpoint.is_file():
+                resumed.append(self.text)
+            write_text(checkpoint, self.text)
+            if self.stop:
+                raise KeyboardInterrupt
+            return super().__call__(*arguments)
+
+    resumed: list[str] = []
+    p = pipeline(tmp_path, [])
+    with pytest.raises(KeyboardInterrupt):
+        p.run("a", Architecture, Long("days", stop=True))
+    p.run("a", Architecture, Long("a minute"))
+    p.run("a", Architecture, Long("days"))
+    assert resumed == ["days"]
+    assert not [f for f in (tmp_path / ".scratch").rglob("*") if f.is_file()]
 
 
 def test_the_key_depends_on_stage_version_configuration_inputs_and_environment(tmp_path: Path) -> None:

@@ -30,8 +30,7 @@ def described(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     root = shared / "data" / "format_samples" / "cityscapes"
     for name in ("cityscapes", "cityscapes-coarse"):
         (tmp_path / f"{name}.yaml").write_text(
-            f"name: {name}\nroot: {root}\nignore_index: 255\nclasses:\n{classes}\n"
-            f"splits:\n  train: {split}\n  val: {split}\n  test: {split}\n"
+            f"name: {name}\nroot: {root}\nignore_index: 255\nclasses:\n{classes}\nsplits:\n  train: {split}\n  val: {split}\n"
         )
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -32,8 +32,7 @@ def described(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     )
     root = shared / "data" / "format_samples" / "cityscapes"
     (tmp_path / "cityscapes.yaml").write_text(
-        f"name: cityscapes\nroot: {root}\nignore_index: 255\nclasses:\n{classes}\n"
-        f"splits:\n  train: {split}\n  val: {split}\n  test: {split}\n"
+        f"name: cityscapes\nroot: {root}\nignore_index: 255\nclasses:\n{classes}\nsplits:\n  train: {split}\n  val: {split}\n"
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path

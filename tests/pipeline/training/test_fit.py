@@ -13,6 +13,7 @@ from edgesmith.deploy.files import read_json, write_json
 from edgesmith.models.weights import read_tensors
 from edgesmith.pipeline.artifacts import Architecture, Slot, Weights
 from edgesmith.pipeline.data.augment import Augment
+from edgesmith.pipeline.data.dataset import Sample
 from edgesmith.pipeline.data.spec import Data
 from edgesmith.pipeline.derive import Derive
 from edgesmith.pipeline.show import describe
@@ -179,6 +180,27 @@ def test_batches_depend_on_seed_epoch_and_index_alone() -> None:
     assert len(late) == 1
     assert not np.array_equal(first.frames, next(iter(one.epoch(4))).frames)
     np.testing.assert_array_equal(late[0].frames, list(one.epoch(3))[2].frames)
+
+
+def test_frames_of_different_sizes_without_a_crop_are_refused_with_the_fix() -> None:
+    from edgesmith.pipeline.data.spec import open_split
+
+    split = open_split(STREET, "train")
+
+    class Odd:
+        labels, digest = split.labels, split.digest
+
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> Sample:
+            name, frame, label = split[index]
+            return Sample(name, frame[index:], label[index:])
+
+    with pytest.raises(
+        ValueError, match=r"augment\.crop_hw: frames of a batch have different sizes \(61x96, 62x96, 63x96, 64x96\)"
+    ):
+        next(Batches(Odd(), Augment(), 4, 0).epoch(0))
 
 
 def test_a_batch_larger_than_the_split_is_refused() -> None:
