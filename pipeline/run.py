@@ -185,8 +185,8 @@ def _sizes(train: Train, section: str, split: Split, export: Export) -> list[str
     remarks = []
     if not low <= scale <= high:
         remarks.append(
-            f"{section}.augment.scale: {low:g} to {high:g} leaves out {scale:.2g}, at which the exported network, of {network}, sees "
-            f"frames of {frame}"
+            f"{section}.augment.scale: {low:g} to {high:g} leaves out {scale:.2g}, at which the exported network, "
+            f"of {network}, sees frames of {frame}"
         )
     if watched_hw != network_hw:
         remarks.append(f"{section}.input_hw: val is watched at {watched}, the exported network takes {network}")
