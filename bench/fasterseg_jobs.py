@@ -108,7 +108,8 @@ class Study:
     fitted: int = 10
     """Random networks that are held against the table, and how many of them fit scale and offset."""
     close: float = 0.03
-    """How far the table's sum of a random network that the student is compared with may be from the student's."""
+    """How far the table's sum of a random network that the student is compared with may be from the student's, if there are
+    such."""
     gradient_batches: int = 8
     network_rounds: int = 7
     network_repeats: int = 5
@@ -285,8 +286,9 @@ class Study:
         }
         others = random_students(self.pretraining, 2, LEAN)
         near = as_fast_as(found["student"], others, self.sum_ms, self.close, len(RANDOM))
+        furthest = max(abs(self.sum_ms(arch) / self.sum_ms(found["student"]) - 1) for arch in near)
         found |= zip(RANDOM, near, strict=True)
-        return {"networks": {name: self._known(arch) for name, arch in found.items()}, "close": self.close}
+        return {"networks": {name: self._known(arch) for name, arch in found.items()}, "furthest": furthest}
 
     def _known(self, arch: Arch) -> dict[str, Any]:
         return {
