@@ -195,11 +195,11 @@ def squeezenas_searches(rows: list[dict[str, Any]]) -> str:
     ]
     heads = [
         "search",
-        "target",
+        "target, GMACs or ms",
         "removal below",
         "candidates left",
         "entropy, nats",
-        "cost of the chosen",
+        "cost of the chosen, GMACs or ms",
         "its val mIoU as a path",
     ]
     return markdown(heads, lines)

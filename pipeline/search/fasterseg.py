@@ -22,6 +22,8 @@ What departs from paper or code, and why:
 * The FPS band looks at all of the student's sets of branches that can be derived, not at two.
 * The val split scores the sets of branches, as Figure 4 does; Appendix H never uses it in the search. Weights and architecture
   learn from the train split alone.
+* The width that is drawn masks channels; in the released code it scales whole maps, which tells widths hardly apart
+  (fasterseg_relaxed.py).
 * ACC is that at the most probable widths, with batch norm statistics gathered for these over whole training frames
   (`recalibrate`). The released code draws the widths and takes the statistics of all passes.
 """
