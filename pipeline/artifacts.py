@@ -114,6 +114,24 @@ def open_artifact(kind: type[A], path: Path) -> A:
     return artifact
 
 
+def exported_from(folder: Path) -> str:
+    """Digest of the weights that the graph in `folder` was exported from; empty where its provenance does not say."""
+    provenance = read_json(folder / "provenance.json")
+    said = provenance.get("weights") if isinstance(provenance, dict) else None
+    return said if isinstance(said, str) else ""
+
+
+def open_weights_of(folder: Path, path: Path) -> Weights:
+    """The weights at `path`. Raises ValueError unless they are those that the graph in `folder` was exported from."""
+    weights = open_artifact(Weights, path)
+    if (said := exported_from(folder)) != weights.digest:
+        raise ValueError(
+            f"weights: {path} is not what the graph was exported from: its digest is {weights.digest}, "
+            f"provenance.json in {folder} names {said or 'none'}"
+        )
+    return weights
+
+
 def require_ours(out: Path) -> None:
     """Raise ValueError unless `out` is free, empty, or holds an artifact, so that nobody else's files are ever replaced."""
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / SIDECAR).is_file())):

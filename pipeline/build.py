@@ -20,7 +20,16 @@ from edgesmith.deploy.engines.tensorrt import RTX_COMPUTE_CAPABILITIES
 from edgesmith.deploy.engines.tensorrt_options import DEFAULTS, PlanOptions
 from edgesmith.deploy.files import payload_files, sha256_file, write_bytes, write_json
 from edgesmith.deploy.plugins import our_library
-from edgesmith.pipeline.artifacts import SIDECAR, BundleFolder, OnnxModel, Slot, content_digest
+from edgesmith.pipeline.artifacts import (
+    SIDECAR,
+    BundleFolder,
+    OnnxModel,
+    Slot,
+    Weights,
+    content_digest,
+    open_artifact,
+    open_weights_of,
+)
 
 BuildPrecision = Literal["fp32", "fp16", "int8", "best"]
 BUILD_PRECISIONS: tuple[BuildPrecision, ...] = ("fp32", "fp16", "int8", "best")
@@ -90,6 +99,8 @@ class Build:
         if self._reads_plugin_library:
             library = Path(str(self.plugin_library))
             found["plugin_library"] = sha256_file(library) if library.is_file() else "none"
+        if "torch_tensorrt" in self.backends and self.weights is not None:
+            found["weights"] = open_artifact(Weights, Path(self.weights)).digest
         return found
 
     @property
@@ -115,9 +126,9 @@ class Build:
     def __call__(self, model: OnnxModel, slot: Slot) -> BundleFolder:
         """Build the bundle in `slot`.
 
-        Raises ValueError when the model's folder was changed, has no calibration for int8, or its graph is refused,
-        ImportError when a backend is not installed, RuntimeError when the engine cannot be built or disagrees with the
-        golden masks, TimeoutError.
+        Raises ValueError when the model's folder was changed, has no calibration for int8, was exported from other weights
+        than torch_tensorrt is to compile, or its graph is refused, ImportError when a backend is not installed, RuntimeError
+        when the engine cannot be built or disagrees with the golden masks, TimeoutError.
         """
         model.check()
         self.require_backends()
@@ -133,6 +144,8 @@ class Build:
         `source` is the folder to name where its graph is refused. What is worth a note of each engine comes back. Raises as
         calling the stage does.
         """
+        if "torch_tensorrt" in self.backends:
+            open_weights_of(source, Path(str(self.weights)))  # its plan goes by the graph's name
         chosen = {backend: self._precision(backend, folder, source, log) for backend in self.backends}
         notes = [{**self._add_engine(b, p, folder, source, log), **why} for b, (p, why) in chosen.items()]
         write_manifest(folder)

@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 
 from edgesmith.calibration.int8 import FILE, METHODS, Calibration, Layer, Method, Outcome, Source
 from edgesmith.deploy import bundle as bundles
-from edgesmith.deploy.files import payload_files, read_json, sha256_json
+from edgesmith.deploy.files import payload_files, sha256_json
 from edgesmith.deploy.images import in_colour_order
 from edgesmith.deploy.meta import Meta
 
-from .artifacts import SIDECAR, OnnxModel, Slot
+from .artifacts import SIDECAR, OnnxModel, Slot, exported_from
 from .data.choose import spread, stratified
 from .data.spec import Data, open_split, splits, splits_digest
 from .frames import Frames, label_table
@@ -137,7 +137,7 @@ class Calibrate:
         loss = judged.loss("as shipped", layers, rest="fp16")
         source = Source(
             graph=graph_digest(graph),
-            weights=_weights_digest(model),
+            weights=exported_from(model.path),
             preprocessing=sha256_json({k: v for k, v in meta.to_json().items() if k in PREPROCESSING}),
             dataset=Path(self.data.dataset).name,
             data=splits_digest(self.data, self._splits),
@@ -268,10 +268,3 @@ class _Judged:
 
 def _reason(layer: Layer) -> str:
     return f"alone in INT8 it moves the logits by {layer.error:.2%} and costs {layer.miou_drop:.2f} points of mIoU"
-
-
-def _weights_digest(model: OnnxModel) -> str:
-    """Digest of the weights that the graph was exported from; empty where its provenance does not say."""
-    provenance = read_json(model.path / "provenance.json")
-    said = provenance.get("weights") if isinstance(provenance, dict) else None
-    return said if isinstance(said, str) else ""

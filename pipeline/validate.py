@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from edgesmith.deploy.bundle import Bundle, check_golden
 from edgesmith.deploy.engines import BACKENDS, Backend, Engine
-from edgesmith.deploy.files import read_json, write_json
-from edgesmith.pipeline.artifacts import BundleFolder, Slot, Validation, Weights, open_artifact
+from edgesmith.deploy.files import write_json
+from edgesmith.pipeline.artifacts import BundleFolder, Slot, Validation, Weights, open_artifact, open_weights_of
 from edgesmith.pipeline.data.dataset import Sample, Split
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.frames import Frames, label_table
@@ -97,7 +97,7 @@ class Validate:
             raise ValueError(f"split {self.split!r} has no frames to validate on")
         table = label_table(split.labels.names, bundle.meta.classes)
         frames = Frames(split, min(len(split), self.limit or len(split)), bundle.meta, table)
-        weights = None if self.weights is None else _weights_of(bundle, Path(self.weights))
+        weights = None if self.weights is None else open_weights_of(bundle.folder, Path(self.weights))
         if weights is not None and importlib.util.find_spec("torch") is None:
             raise ImportError("weights: comparing with torch needs torch: pip install 'edgesmith[host]', or leave weights out")
         with bundle.engine(self.backend) as engine:
@@ -190,19 +190,6 @@ def _write_sample(folder: Path, name: str, sample: Sample, prediction: NDArray[n
     for end, pixels in images.items():
         _, data = cv2.imencode(end[-4:], pixels)
         (folder / f"{name}{end}").write_bytes(data.tobytes())
-
-
-def _weights_of(bundle: Bundle, path: Path) -> Weights:
-    """The weights at `path`. Raises ValueError unless they are those that the bundle says it was exported from."""
-    weights = open_artifact(Weights, path)
-    provenance = read_json(bundle.folder / "provenance.json")
-    said = provenance.get("weights") if isinstance(provenance, dict) else None
-    if said != weights.digest:
-        raise ValueError(
-            f"weights: {path} is not what the bundle was made from: its digest is {weights.digest}, "
-            f"provenance.json in {bundle.folder} names {said or 'none'}"
-        )
-    return weights
 
 
 def _agreement_on_split(weights: Weights, engine: Engine, frames: Frames, log: Callable[..., None]) -> dict[str, Any]:

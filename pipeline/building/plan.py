@@ -35,6 +35,9 @@ def add_plan(
     engines.mkdir(exist_ok=True)
     notes: dict[str, Any] = {}
 
+    def progress(phase: str) -> None:
+        log("build", backend=backend, phase=phase)
+
     def plan_of(graph: Path, plan: Path, plugins: PluginLibrary | None) -> trt.BuiltPlan:
         return trt.build_plan(
             graph,
@@ -44,7 +47,7 @@ def add_plan(
             options=build.plan,
             plugins=plugins,
             timeout_s=build.timeout_s,
-            progress=lambda phase: log("build", backend=backend, phase=phase),
+            progress=progress,
         )
 
     with tempfile.TemporaryDirectory(prefix=".plans.", dir=engines) as scratch:
@@ -52,7 +55,7 @@ def add_plan(
         if backend == "torch_tensorrt":
             from .torch_plan import build_torch_plan
 
-            built = build_torch_plan(Path(str(build.weights)), folder, plan, precision, build.plan)
+            built = build_torch_plan(Path(str(build.weights)), folder, plan, precision, build.plan, progress)
         else:
             graph = known_graph(folder, source, precision)
             with _explained(graph, backend):

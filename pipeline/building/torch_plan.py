@@ -8,6 +8,7 @@ explicit Q/DQ.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -38,9 +39,12 @@ class FrameToLabels(nn.Module):
         return logits.argmax(1)[0].to(torch.uint8)
 
 
-def build_torch_plan(weights: Path, folder: Path, plan: Path, precision: str, options: PlanOptions) -> BuiltPlan:
+def build_torch_plan(
+    weights: Path, folder: Path, plan: Path, precision: str, options: PlanOptions, progress: Callable[[str], None]
+) -> BuiltPlan:
     """Compile `weights` for the GPU at hand into the file `plan`; `folder` holds meta.json.
 
+    `progress` is called with one line for each option that is not honoured.
     Raises ValueError for int8, RuntimeError without a GPU or when Torch-TensorRT fails, ImportError when it is missing.
     """
     if precision not in ("fp32", "fp16"):
@@ -49,19 +53,33 @@ def build_torch_plan(weights: Path, folder: Path, plan: Path, precision: str, op
     import tensorrt
     import torch_tensorrt  # type: ignore[import-not-found,unused-ignore]
 
+    notices = _ignored(options, torch_tensorrt.__version__)
+    for words in notices:
+        progress(words)
     meta = Meta.read(folder / META)
     dtype = torch.float16 if precision == "fp16" else torch.float32
     module = FrameToLabels(models.load(weights), meta, dtype).cuda()
-    frame = torch.zeros((*meta.frame_hw, 3), dtype=torch.uint8, device="cuda")
+    frame = torch.zeros((*meta.frame_hw, 3), dtype=torch.uint8).cuda()
     start = time.monotonic()
     data = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
         torch.export.export(module, (frame,)),
         arg_inputs=(frame,),
         use_explicit_typing=True,
+        disable_tf32=True,  # fp32 is to mean fp32, as in plans of the graph
         workspace_size=(options.workspace_mib or 0) << 20,
         optimization_level=options.optimization_level,
         version_compatible=options.version_compatible,
     )
     write_bytes(plan, data)
     seconds = round(time.monotonic() - start, 3)
-    return BuiltPlan("torch_tensorrt", tensorrt.__version__, gpu.compute_capability, gpu.name, len(data), seconds)
+    return BuiltPlan(
+        "torch_tensorrt", tensorrt.__version__, gpu.compute_capability, gpu.name, len(data), seconds, notices=notices
+    )
+
+
+def _ignored(options: PlanOptions, version: str) -> tuple[str, ...]:
+    """In words, what was asked for and is not honoured."""
+    if options.timing_cache is None:
+        return ()
+    why = "it keeps its timings in a file of its own"
+    return (f"timing_cache {options.timing_cache} is not honoured by torch_tensorrt {version}: {why}",)

@@ -17,8 +17,9 @@ import pytest
 from edgesmith.deploy.bundle import Bundle
 from edgesmith.deploy.engines.tensorrt_options import PlanOptions
 from edgesmith.deploy.files import sha256_file
-from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, Slot, open_artifact
+from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, Slot, Weights, open_artifact
 from edgesmith.pipeline.build import Build, installed_version, known_graph, remove_engines
+from edgesmith.pipeline.stage import stage_key
 
 Make = Callable[..., OnnxModel]
 
@@ -298,6 +299,31 @@ def test_torch_tensorrt_asks_for_weights(make_model: Make, tmp_path: Path, monke
         refused(make_model(), tmp_path / "bundle", "'torch_tensorrt' is not installed", ImportError, build)
     monkeypatch.setattr("edgesmith.pipeline.build._require_library", lambda backend: None)
     refused(make_model("other"), tmp_path / "bundle", "name their folder with --weights DIR", ValueError, build)
+
+
+def test_torch_tensorrt_compiles_only_the_weights_of_the_graph(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others would run under the graph's name. TensorRT's part is a fake; none is built."""
+    compiled: list[Build] = []
+
+    def add_plan(build: Build, *rest: Any) -> Any:
+        compiled.append(build)
+        raise RuntimeError("compiled")
+
+    monkeypatch.setattr("edgesmith.pipeline.build._require_library", lambda backend: None)
+    monkeypatch.setattr("edgesmith.pipeline.building.plan.add_plan", add_plan)
+    model, own = OnnxModel(tiny_run / "onnx"), Weights(tiny_run / "train")
+    with Slot(tmp_path / "weights").writing(Weights) as folder:
+        shutil.copytree(own.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("artifact.json"))
+        (folder / "model.json").write_text((own.path / "model.json").read_text() + "\n")
+    other = Weights(tmp_path / "weights")
+    right, wrong = (Build(backends=("torch_tensorrt",), weights=str(weights.path)) for weights in (own, other))
+    refused(model, tmp_path / "bundle", f"exported from: its digest is {other.digest}.* names {own.digest}", ValueError, wrong)
+    assert compiled == []
+    refused(model, tmp_path / "bundle", "compiled", RuntimeError, right)
+    assert compiled == [right]
+    assert stage_key(right, model) != stage_key(wrong, model)
 
 
 def test_the_verb_and_a_recipe_take_the_same_options(calibrated: OnnxModel, tmp_path: Path) -> None:

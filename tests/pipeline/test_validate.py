@@ -312,7 +312,7 @@ def test_weights_for_a_bundle_that_names_none_are_refused(
     given: BundleFolder, dataset: Dataset, tiny_run: Path, tmp_path: Path
 ) -> None:
     digest = Weights(tiny_run / "train").digest
-    with pytest.raises(ValueError, match=rf"is not what the bundle was made from: its digest is {digest}, .* names none"):
+    with pytest.raises(ValueError, match=rf"is not what the graph was exported from: its digest is {digest}, .* names none"):
         Validate(dataset(), weights=str(tiny_run / "train"))(given, Slot(tmp_path / "v"))
     with pytest.raises(FileNotFoundError, match="is not an artifact folder"):
         Validate(dataset(), weights=str(tmp_path))(given, Slot(tmp_path / "v"))
