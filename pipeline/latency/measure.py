@@ -139,10 +139,10 @@ def _rounds_of(table: Table, key: str) -> int:
 
 
 def _rounds(table: Table, out: Path, pieces: Mapping[str, _Piece], machine: Fingerprint, log: Callable[..., None]) -> Table:
-    watch = Stopwatch(SessionOptions(machine.threads))
     total = sum(table.rounds - _rounds_of(table, key) for key in pieces)
     done = 0
     for number in range(table.rounds):
+        watch = Stopwatch(SessionOptions(machine.threads))  # the references too are placed anew
         for key, piece in pieces.items():
             if _rounds_of(table, key) > number:
                 continue

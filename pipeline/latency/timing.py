@@ -62,7 +62,7 @@ class Session:
 
 @dataclass
 class Stopwatch:
-    """Times pieces, each beside the references that are taken off its time."""
+    """Times pieces, each beside the references that are taken off its time. It keeps their sessions: one watch, one round."""
 
     options: SessionOptions
     _neighbours: dict[Shape, Session] = field(default_factory=dict, init=False)

@@ -26,7 +26,7 @@ from edgesmith.pipeline import cli, export
 from edgesmith.pipeline.graphs import graph
 from edgesmith.pipeline.graphs.graph import cleaned, graph_digest
 from edgesmith.pipeline.latency import measure, timing
-from edgesmith.pipeline.latency.neighbours import between_neighbours
+from edgesmith.pipeline.latency.neighbours import between_neighbours, nothing, two_neighbours
 from edgesmith.pipeline.run import locked
 
 HW = (64, 96)
@@ -153,6 +153,26 @@ def test_neighbours_and_the_call_are_taken_off_the_time(
     piece = measure._Piece(dict(parts(ARCH, TASK, HW))[name], tmp_path / "piece.onnx", "")
     own = 10 * sum(node.op_type == "Conv" for node in cut[name].graph.node)
     assert piece.time_ms(timing.Stopwatch(SessionOptions(1))) == own
+
+
+def test_each_round_opens_the_references_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept for all rounds, their placement in memory would be in every time and in no error."""
+    opened: list[bytes] = []
+
+    class FakeSession:
+        def __init__(self, model: ModelProto, options: SessionOptions) -> None:
+            opened.append(model.SerializeToString())
+
+        def time_ms(self) -> float:
+            return 1.0
+
+    monkeypatch.setattr(timing, "Session", FakeSession)
+    pieces = {k: p for k, p in distinct([ARCH], TASK, HW).items() if p.kind in ("frame", "stem", "neck")}
+    measured_into(tmp_path / "t.json", pieces, rounds=3)
+    neck = next(p for p in pieces.values() if p.kind == "neck")
+    (shape,) = neck.inputs
+    for reference in (nothing(), two_neighbours(shape)):
+        assert opened.count(reference.SerializeToString()) == 3
 
 
 def test_finished_entries_are_left_alone_and_the_rest_is_added(measured: Table, tmp_path: Path) -> None:
