@@ -6,6 +6,8 @@ Used by every room that writes: bundles here, stages and tables above.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import glob
 import hashlib
 import json
 import os
@@ -14,6 +16,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # as in Linux's fcntl.h and fs.h
 
 
 def sha256_file(path: Path) -> str:
@@ -104,42 +108,78 @@ def read_json(path: Path) -> Any:
 def new_folder(final: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `final`; when the block ends without an error it becomes `final`.
 
-    What lay at `final` before is replaced only then; when the block raises, it is untouched.
+    What lay at `final` before is replaced only then; when the block raises, it is untouched. Of a link, what it leads to is
+    replaced.
     """
+    final = final.resolve()
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
         fsync_tree(temporary)
-        if final.exists():
-            replaced = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".old", dir=final.parent))
-            os.replace(final, replaced / "was")
-            try:
-                os.replace(temporary, final)
-            except BaseException:
-                os.replace(replaced / "was", final)
-                raise
-            shutil.rmtree(replaced)
-        else:
+        if not final.exists():
             os.replace(temporary, final)
+        elif _exchange(temporary, final):
+            shutil.rmtree(temporary)
+        else:
+            _replace_in_two_steps(temporary, final)
         _fsync_folder(final.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step, so that a kill finds both whole. False where system or file system cannot."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except AttributeError:  # a C library of before 2018, or none of Linux
+        return False
+    return not rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+
+
+def _replace_in_two_steps(temporary: Path, final: Path) -> None:
+    """Put `temporary` in the place of `final`. A kill between the steps leaves none: `bring_back` is for that."""
+    replaced = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".old", dir=final.parent))
+    try:
+        os.replace(final, replaced / "was")
+    except BaseException:
+        replaced.rmdir()
+        raise
+    try:
+        os.replace(temporary, final)
+    except BaseException:
+        os.replace(replaced / "was", final)
+        replaced.rmdir()
+        raise
+    shutil.rmtree(replaced)
+
+
+def bring_back(final: Path) -> None:
+    """Put in its place what a killed `new_folder(final)` had moved away and not replaced.
+
+    Only for a caller who knows that no other is writing there.
+    """
+    for old in _left(final, ".old"):
+        if (old / "was").exists() and not final.exists():
+            os.replace(old / "was", final)
+
+
 def remove_leftovers(final: Path) -> None:
     """Clear what a killed `new_folder(final)` left beside `final`; what it had moved away and not replaced comes back.
 
-    Only for a caller whose own the folder around `final` is, and who knows that no other is writing there.
+    Only for a caller who knows that no other is writing there.
     """
-    for old in final.parent.glob(f".{final.name}.*.old"):
-        if (old / "was").exists() and not final.exists():
-            os.replace(old / "was", final)
-        shutil.rmtree(old, ignore_errors=True)
-    for temporary in final.parent.glob(f".{final.name}.*.tmp"):
-        shutil.rmtree(temporary, ignore_errors=True)
+    bring_back(final)
+    for folder in (*_left(final, ".old"), *_left(final, ".tmp")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _left(final: Path, suffix: str) -> list[Path]:
+    """Folders beside `final` that are named as mkdtemp names them: what is called otherwise is somebody's own."""
+    final = final.resolve()
+    return list(final.parent.glob(f".{glob.escape(final.name)}.????????{suffix}"))
 
 
 def _fsync_folder(folder: Path) -> None:

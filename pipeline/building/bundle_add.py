@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesmith.deploy.bundle import SIDECAR, Bundle
-from edgesmith.deploy.files import new_folder, payload_files, read_json, sha256_json, write_json
+from edgesmith.deploy.files import bring_back, new_folder, payload_files, read_json, remove_leftovers, sha256_json, write_json
 from edgesmith.pipeline.artifacts import file_digests
 from edgesmith.pipeline.build import Build
 
@@ -23,11 +23,14 @@ def add_engines(folder: Path, build: Build, log: Callable[..., None]) -> list[di
     Engines that it holds stay, but for one of the same key, with whatever plugins: that is replaced.
 
     Raises ValueError when the bundle is damaged, and as Build does; the bundle is as it was then. BlockingIOError when
-    another process is adding to it.
+    another process is adding to it, or to a bundle beside it.
     """
     build.require_backends()
+    folder = folder.resolve()
     with _alone(folder):
+        bring_back(folder)
         Bundle.open(folder).verify()  # what was changed on the way here is not built upon
+        remove_leftovers(folder)  # now that there is a bundle, no one is building it
         with new_folder(folder) as temporary:
             for name in payload_files(folder):
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
@@ -48,14 +51,14 @@ def _update_sidecar(folder: Path, notes: list[dict[str, Any]]) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock dies with it and leaves no file."""
-    if not folder.is_dir():
+    """Hold the folder around bundle `folder`, which itself is replaced. The lock dies with the process and leaves no file."""
+    if not folder.parent.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; a bundle is one")
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(folder.parent, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise BlockingIOError(f"another edgesmith is adding to {folder}; wait for it") from None
+        raise BlockingIOError(f"another edgesmith is adding to a bundle in {folder.parent}; wait for it") from None
     finally:
         os.close(handle)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from edgesmith.deploy import files
 from edgesmith.deploy.files import new_folder, read_json, remove_leftovers, write_json, write_text
 from edgesmith.pipeline import events
 from edgesmith.pipeline.artifacts import Architecture, Slot, Weights, open_artifact
@@ -180,10 +182,63 @@ def test_new_folder_replaces_only_when_it_is_whole(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_between_two_renames_moved_away_comes_back(tmp_path: Path) -> None:
-    (tmp_path / ".x.1.old" / "was").mkdir(parents=True)
-    (tmp_path / ".x.2.tmp").mkdir()
-    remove_leftovers(tmp_path / "x")
+    name = "x[1]"  # brackets are no pattern
+    (tmp_path / f".{name}.1234abc_.old" / "was").mkdir(parents=True)
+    (tmp_path / f".{name}.5678def_.tmp").mkdir()
+    (tmp_path / f".{name}.mine.tmp").mkdir()  # no name of ours
+    remove_leftovers(tmp_path / name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f".{name}.mine.tmp", name]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_folder_is_replaced_with_nothing_left_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """At once where system and file system can, else in two steps."""
+    moved: list[Path] = []
+    replace = os.replace
+
+    def noted(source: Path, target: Path) -> None:
+        moved.append(target)
+        replace(source, target)
+
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to("x")
+    monkeypatch.setattr(os, "replace", noted)
+    if at_once:
+        (tmp_path / "y").mkdir()
+        if not files._exchange(tmp_path / "x", tmp_path / "y"):
+            pytest.skip("folders cannot be exchanged here")
+        (tmp_path / "y").rmdir()
+    else:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    with new_folder(tmp_path / "link") as folder:
+        (folder / "new").touch()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "x"]
+    assert (tmp_path / "link").is_symlink()
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["new"]
+    assert len(moved) == (0 if at_once else 2)
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_replacement_that_fails_leaves_what_was_there_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    replace, count = os.replace, iter(range(1, 9))
+
+    def busy(source: Path, target: Path) -> None:
+        if next(count) == failing:
+            raise OSError(errno.EBUSY, "busy")
+        replace(source, target)
+
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "old").touch()
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(os, "replace", busy)
+    with pytest.raises(OSError, match="busy"), new_folder(tmp_path / "x"):
+        pass
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["old"]
 
 
 def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:

@@ -103,14 +103,43 @@ def test_nothing_is_built_upon_a_damaged_bundle(bundle: Path, name: str) -> None
 
 
 def test_two_do_not_add_at_once(bundle: Path) -> None:
-    handle = os.open(bundle, os.O_RDONLY)
+    handle = os.open(bundle.parent, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError, match="another edgesmith is adding to"):
+        with pytest.raises(BlockingIOError, match="another edgesmith is adding to a bundle in"):
             add_engines(bundle, Build(precision="fp16"), silent)
     finally:
         os.close(handle)
     add_engines(bundle, Build(precision="fp16"), silent)
+
+
+def test_a_bundle_is_added_to_from_within_and_through_a_link(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = bundle.with_name("link")
+    link.symlink_to("bundle")
+    add_engines(link, Build(precision="fp16"), silent)
+    assert link.is_symlink()
+    assert len(Bundle.open(bundle).engines) == 2
+    monkeypatch.chdir(bundle)
+    add_engines(Path("."), Build(), silent)
+    Bundle.open(bundle).verify()
+    assert sorted(p.name for p in bundle.parent.iterdir()) == ["bundle", "link"]
+
+
+def test_what_a_kill_left_is_put_right_by_the_next_one(bundle: Path) -> None:
+    for name in (".bundle.1234abc_.old", ".bundle.5678def_.tmp", ".bundle.mine.tmp"):
+        bundle.with_name(name).mkdir()
+    bundle.rename(bundle.with_name(".bundle.1234abc_.old") / "was")
+    add_engines(bundle, Build(precision="fp16"), silent)
+    Bundle.open(bundle).verify()
+    assert sorted(p.name for p in bundle.parent.iterdir()) == [".bundle.mine.tmp", "bundle"]
+
+
+def test_a_bundle_that_another_process_is_building_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".bundle.1234abc_.tmp").mkdir()
+    for folder in (tmp_path / "bundle", tmp_path / "nowhere" / "bundle"):
+        with pytest.raises(FileNotFoundError, match="is not a folder; a bundle is one"):
+            add_engines(folder, Build(), silent)
+    assert [p.name for p in tmp_path.iterdir()] == [".bundle.1234abc_.tmp"]
 
 
 def test_an_engine_that_is_not_in_the_manifest_is_not_opened(bundle: Path) -> None:
