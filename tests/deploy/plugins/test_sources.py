@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from edgesmith.deploy import plugins
-from edgesmith.deploy.plugins import twin
+from edgesmith.deploy.plugins import native, twin
 
 
 def test_the_twin_is_built_once_and_carries_its_sources_digest() -> None:
@@ -33,6 +34,47 @@ def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_without_a_compiler_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(RuntimeError, match=r"apt install g\+\+"):
+        twin.library.__wrapped__()
+
+
+BUILT = """
+from edgesmith.deploy.plugins.native import built
+library = built("twin", "g++", ("-std=c++17", "-fPIC", "-shared", "-pthread"), ("twin.cpp",), "here")
+"""
+
+
+def test_a_library_that_a_power_loss_cut_short_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGESMITH_CACHE", str(tmp_path))
+    for _ in range(2):  # in children: a library that is loaded already would not be read again
+        subprocess.run([sys.executable, "-c", BUILT], check=True)
+        (path,) = (tmp_path / "plugins").iterdir()
+        assert path.stat().st_size > 1000
+        path.write_bytes(b"")
+
+
+def test_a_library_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    flush, replace = os.fsync, os.replace
+
+    def flushed(fd: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        flush(fd)
+
+    def replaced(source: Path, target: Path) -> None:
+        done.append(f"renamed to {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", replaced)
+    native._build(["g++", "-shared", "-x", "c++", os.devnull], tmp_path / "x.so")
+    assert done[0] == "x.so"
+    assert done[-1] == "renamed to x.so"
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGESMITH_CACHE", str(tmp_path / "file"))
+    with pytest.raises(RuntimeError, match=r"file/plugins takes no library of plugins: .*; name another .* EDGESMITH_CACHE"):
         twin.library.__wrapped__()
 
 

@@ -10,6 +10,7 @@ import pytest
 from edgesmith.deploy.bundle import Bundle, check_golden
 from edgesmith.deploy.engines.onnxruntime_split import Split
 from edgesmith.deploy.files import read_json, write_json
+from edgesmith.deploy.plugins import twin
 from edgesmith.pipeline import build
 from edgesmith.pipeline.artifacts import OnnxModel, Slot
 from edgesmith.pipeline.building import plugin_choice
@@ -53,6 +54,18 @@ def test_the_bundle_has_what_was_faster_and_the_note_has_both_times(
     with bundle.engine() as engine:
         assert engine.key == key
         assert check_golden(bundle, engine).passed
+
+
+def test_where_the_plugin_cannot_be_kept_the_graph_stays_native(
+    model: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGESMITH_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(twin, "library", twin.library.__wrapped__)  # whatever is loaded already
+    made = build.Build(plugins="auto")(model, Slot(tmp_path / "bundle"))
+    (note,) = read_json(made.path / "artifact.json")["engines"]
+    assert note["key"] == "onnxruntime-cpu-fp32"
+    assert "EDGESMITH_CACHE" in note["plugins"]["why"]
 
 
 def test_a_split_for_other_frames_is_refused(model: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
