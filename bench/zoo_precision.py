@@ -18,6 +18,7 @@ from typing import Any
 import onnx
 
 from edgesmith import models
+from edgesmith.deploy.engines import PRECISIONS, Precision
 from edgesmith.deploy.engines.tensorrt import build_plan
 from edgesmith.deploy.files import read_json, write_json
 from edgesmith.deploy.images import in_colour_order
@@ -25,7 +26,7 @@ from edgesmith.pipeline.artifacts import Slot
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.export import Export
 from edgesmith.pipeline.graphs.check import check_graph
-from edgesmith.pipeline.graphs.precision import PRECISIONS, Precision, lowered, quantised
+from edgesmith.pipeline.graphs.precision import lowered, quantised
 from edgesmith.pipeline.graphs.rules import TARGETS
 from edgesmith.pipeline.graphs.view import read_graph
 from edgesmith.pipeline.imports import weights_of

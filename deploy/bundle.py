@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesmith.deploy.engines import Engine, open_engine
+from edgesmith.deploy.engines import PRECISIONS, Engine, open_engine
 from edgesmith.deploy.engines.tensorrt import PLAN
 from edgesmith.deploy.files import payload_files, read_json, sha256_file, sha256_json, write_text
 from edgesmith.deploy.images import in_colour_order, read_png
@@ -153,14 +153,15 @@ class Bundle:
         return _golden_names(self.folder, self.files)
 
     def engine(self, backend: str | None = None, precision: str | None = None) -> Engine:
-        """Open the engine of `backend` and `precision`; of several the one that needs least of the machine (ONNX Runtime
-        if built) and loses least to precision (fp32, fp16, int8).
+        """Open the engine of `backend` and `precision`; of several the first that `ranked` names. Raises as the two do."""
+        return self.open_engine(self.ranked(backend, precision)[0])
 
-        The graph, the record and the plan are checked against the manifest first.
-        Raises ValueError when the bundle has no such engine or its files are damaged, ImportError when the backend is
-        not installed, RuntimeError when this machine cannot run it.
+    def open_engine(self, record: EngineRecord) -> Engine:
+        """Open one of `engines`, once graph, record and plan were checked against the manifest.
+
+        Raises ValueError when its files are damaged, ImportError when the backend is not installed, RuntimeError when this
+        machine cannot run it.
         """
-        record = self._record(backend, precision)
         folder = self.folder / "engines" / record.key
         for name in (record.graph, META, *(n for n in self.files if n.startswith(f"engines/{record.key}/"))):
             if problem := _damage(self.folder, name, self.files[name]):
@@ -170,15 +171,18 @@ class Bundle:
                 raise ValueError(f"{path} is not in the manifest, and an engine is code: it is not opened")
         return open_engine(record.backend, self.folder / record.graph, folder, self.meta.frame_hw, record.precision)
 
-    def _record(self, backend: str | None, precision: str | None) -> EngineRecord:
+    def ranked(self, backend: str | None = None, precision: str | None = None) -> list[EngineRecord]:
+        """The engines of `backend` and `precision`: first those that need least of the machine (ONNX Runtime's), of these
+        first those that lose least to precision. Raises ValueError when there is none.
+        """
         held = sorted(self.engines.items())
         found = [r for _, r in held if backend in (None, r.backend) and precision in (None, r.precision)]
         if not found:
             there = ", ".join(sorted({f"{r.backend} {r.precision}" for r in self.engines.values()})) or "none"
             asked = " and ".join(f"{k} {v!r}" for k, v in (("backend", backend), ("precision", precision)) if v)
             raise ValueError(f"{self.folder} has no engine for {asked}; it has: {there}")
-        order = list(GOLDEN_AGREEMENT)
-        return min(found, key=lambda r: (r.backend != "onnxruntime", order.index(r.precision) if r.precision in order else 9))
+        order: dict[str, int] = {name: place for place, name in enumerate(PRECISIONS)}
+        return sorted(found, key=lambda r: (r.backend != "onnxruntime", order.get(r.precision, 9)))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesmith.deploy.bundle import Bundle, check_golden
-from edgesmith.deploy.engines import BACKENDS, Backend, Engine
+from edgesmith.deploy.engines import BACKENDS, PRECISIONS, Backend, Engine, Precision
 from edgesmith.deploy.files import write_json
 from edgesmith.pipeline.artifacts import BundleFolder, Slot, Validation, Weights, open_artifact, open_weights_of
 from edgesmith.pipeline.data.dataset import Sample, Split
@@ -54,7 +54,9 @@ class Validate:
     warmup: int = 5
     """Runs of the engine before the first frame that is timed."""
     backend: Backend | None = None
-    """Which of the bundle's engines; null for the one that needs least of the machine."""
+    """Which of the bundle's engines; null for the one that needs least of the machine: ONNX Runtime's if built."""
+    precision: Precision | None = None
+    """And of which precision; null for the first of fp32, fp16 and int8 that was built."""
     weights: str | None = field(default=None, metadata={"identity": False})
     """Weights folder that the bundle was exported from: torch labels the same frames, for comparison (needs torch). Null to
     compare on the golden frames alone. Enters the key by content (see `environment`)."""
@@ -70,6 +72,8 @@ class Validate:
             problems.append(f"warmup: {self.warmup} is not between 0 and 10000")
         if self.backend is not None and self.backend not in BACKENDS:
             problems.append(f"backend: {self.backend!r} is not one of {', '.join(BACKENDS)}")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            problems.append(f"precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
         if problems:
             raise ValueError("\n".join(problems))
 
@@ -100,7 +104,7 @@ class Validate:
         weights = None if self.weights is None else open_weights_of(bundle.folder, Path(self.weights))
         if weights is not None and importlib.util.find_spec("torch") is None:
             raise ImportError("weights: comparing with torch needs torch: pip install 'edgesmith[host]', or leave weights out")
-        with bundle.engine(self.backend) as engine:
+        with bundle.engine(self.backend, self.precision) as engine:
             measured = _measure(engine, frames, self.warmup, slot.log)
             if weights is None:
                 agreement = _agreement_on_golden(bundle, engine)

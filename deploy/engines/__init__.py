@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Backend = Literal["onnxruntime", "tensorrt_rtx", "tensorrt", "torch_tensorrt"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class Engine(Protocol):

@@ -26,11 +26,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgesmith.calibration.int8 import Calibration
+from edgesmith.deploy.engines import PRECISIONS, Precision
 
 from .graph import OPSET, graph_digest
 
-Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 INT8_OPSET = 19
 """The first that takes Q/DQ of fp16 values. TensorRT 10 reads up to 20."""
 SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "Softmax")

@@ -8,6 +8,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -293,6 +294,18 @@ def test_an_engine_is_not_opened_through_a_symbolic_link(copy: Path, tmp_path: P
 def test_a_backend_that_was_not_built_is_refused_with_those_that_were(bundle_folder: Path) -> None:
     with pytest.raises(ValueError, match="no engine for backend 'tensorrt_rtx'; it has: onnxruntime"):
         Bundle.open(bundle_folder).engine("tensorrt_rtx")
+
+
+def test_engines_are_ranked_by_what_they_need_and_lose(bundle_folder: Path) -> None:
+    bundle = Bundle.open(bundle_folder)
+    (record,) = bundle.engines.values()
+    pairs = [("tensorrt", "fp32"), ("onnxruntime", "int8"), ("onnxruntime", "fp16"), ("tensorrt", "fp16")]
+    records = [replace(record, key=f"{b}-{p}", backend=b, precision=p) for b, p in pairs]
+    several = replace(bundle, engines={r.key: r for r in records})
+    order = ["onnxruntime-fp16", "onnxruntime-int8", "tensorrt-fp32", "tensorrt-fp16"]
+    assert [r.key for r in several.ranked()] == order
+    assert [r.key for r in several.ranked("tensorrt")] == order[2:]
+    assert [r.key for r in several.ranked(precision="fp16")] == [order[0], order[3]]
 
 
 def test_the_golden_check_passes_with_the_right_engine_and_not_with_another_colour_order(

@@ -10,7 +10,11 @@ from typing import Any
 import click
 import pytest
 
+from edgesmith.deploy import bundle as bundles
+from edgesmith.deploy.engines import Engine
 from edgesmith.pipeline import cli, recipe
+from edgesmith.pipeline.build import Build
+from edgesmith.pipeline.building.bundle_add import add_engines
 
 
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -140,6 +144,64 @@ def test_a_whole_bundle_that_cannot_run_here_is_inconclusive(
     code, out, _ = call(monkeypatch, capsys, "verify", tiny_run / "bundle")
     assert code == 3
     assert "inconclusive" in out
+
+
+@pytest.fixture
+def two_engines(bundle_folder: Path, tmp_path: Path) -> Path:
+    """A bundle with engines of fp32 and fp16."""
+    folder = Path(shutil.copytree(bundle_folder, tmp_path / "bundle"))
+    add_engines(folder, Build(precision="fp16"), lambda event, **fields: None)
+    return folder
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *precisions: str) -> None:
+    """Engines of these precisions do not run here."""
+    opened = bundles.open_engine
+
+    def open_engine(backend: str, graph: Path, folder: Path | None, hw: tuple[int, int], precision: str) -> Engine:
+        if precision in precisions:
+            raise RuntimeError(f"no {precision} here")
+        return opened(backend, graph, folder, hw, precision)
+
+    monkeypatch.setattr(bundles, "open_engine", open_engine)
+
+
+def test_verify_takes_the_first_engine_that_runs_and_names_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], two_engines: Path
+) -> None:
+    def verified(*options: str) -> tuple[int, dict[str, Any]]:
+        code, out, _ = call(monkeypatch, capsys, "verify", two_engines, *options, "--json")
+        return code, json.loads(out)
+
+    code, said = verified()
+    assert (code, said["engine"], said["golden"], "not_run" in said) == (0, "onnxruntime-cpu-fp32", "pass", False)
+    refuse(monkeypatch, "fp32")
+    code, said = verified()
+    assert (code, said["engine"], said["golden"]) == (0, "onnxruntime-cpu-fp16", "pass")
+    assert said["not_run"] == {"onnxruntime-cpu-fp32": "no fp32 here"}
+    code, said = verified("--precision", "fp32")
+    assert (code, said["not_run"]) == (3, {"onnxruntime-cpu-fp32": "no fp32 here"})
+    refuse(monkeypatch, "fp16")
+    code, said = verified()
+    assert (code, said["golden"]) == (3, "inconclusive: no engine runs here")
+    assert said["not_run"] == {"onnxruntime-cpu-fp32": "no fp32 here", "onnxruntime-cpu-fp16": "no fp16 here"}
+
+
+def test_verify_and_validate_run_the_engine_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], two_engines: Path, tiny_run: Path
+) -> None:
+    named = ("--backend", "onnxruntime", "--precision", "fp16")
+    code, out, _ = call(monkeypatch, capsys, "verify", two_engines, *named, "--json")
+    assert (code, json.loads(out)["engine"]) == (0, "onnxruntime-cpu-fp16")
+    for missing in (("--backend", "tensorrt"), ("--precision", "int8")):
+        code, _, err = call(monkeypatch, capsys, "verify", two_engines, *missing)
+        assert code == 2
+        assert "it has: onnxruntime fp16, onnxruntime fp32" in err
+    folder = Path(shutil.copytree(tiny_run / "bundle", two_engines.parent / "street"))
+    add_engines(folder, Build(precision="fp16"), lambda event, **fields: None)
+    code, out, err = call(monkeypatch, capsys, "validate", folder, "--data", "street", "--limit", 1, *named, "--json")
+    assert code == 0, err
+    assert json.loads(out)["engine"]["precision"] == "fp16"
 
 
 def test_imported_weights_label_the_sample_frames(

@@ -274,6 +274,7 @@ def test_the_key_changes_with_the_frames(given: BundleFolder, dataset: Dataset) 
         ({"limit": 0}, "limit: 0 is not at least 1"),
         ({"warmup": -1}, "warmup: -1 is not between 0 and 10000"),
         ({"backend": "tvm"}, "backend: 'tvm' is not one of onnxruntime"),
+        ({"precision": "best"}, "precision: 'best' is not one of fp32, fp16, int8"),
     ],
 )
 def test_impossible_configurations_are_refused(options: dict[str, Any], message: str) -> None:
@@ -286,6 +287,8 @@ def test_without_data_or_engine_it_says_what_is_missing(given: BundleFolder, dat
         Validate()(given, Slot(tmp_path / "v"))
     with pytest.raises(ValueError, match="no engine for backend 'tensorrt_rtx'"):
         Validate(dataset(), backend="tensorrt_rtx")(given, Slot(tmp_path / "v"))
+    with pytest.raises(ValueError, match="no engine for precision 'int8'; it has: onnxruntime fp32"):
+        Validate(dataset(), precision="int8")(given, Slot(tmp_path / "v"))
 
 
 def test_numbers_are_finite_json(given: BundleFolder, dataset: Dataset, tmp_path: Path) -> None:
