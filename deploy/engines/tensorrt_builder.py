@@ -92,7 +92,7 @@ def inspect(trt: ModuleType, job: dict[str, Any], send: Callable[..., None]) -> 
     Raises RuntimeError when the library does not read the plan.
     """
     logger = _logger(trt, send)
-    runtime = trt.Runtime(logger)
+    runtime = _runtime(trt, logger)
     _load_plugins(trt, job, logger)
     engine = runtime.deserialize_cuda_engine(Path(job["plan"]).read_bytes())
     if engine is None:
@@ -106,12 +106,20 @@ def time_plans(trt: ModuleType, job: dict[str, Any], send: Callable[..., None]) 
     from edgesmith.deploy.engines.tensorrt_timing import measure
 
     logger = _logger(trt, send)
-    runtime = trt.Runtime(logger)
+    runtime = _runtime(trt, logger)
     _load_plugins(trt, job, logger)
     try:
         return measure(trt, runtime, job, send)
     except RuntimeError as e:
         raise RuntimeError("; ".join((str(e), *logger.errors))) from None
+
+
+def _runtime(trt: ModuleType, logger: Any) -> Any:
+    """A runtime for plans that were just built here: version-compatible ones bring code along, which needs leave."""
+    runtime = trt.Runtime(logger)
+    if hasattr(runtime, "engine_host_code_allowed"):  # not before 8.6, and such plans neither
+        runtime.engine_host_code_allowed = True
+    return runtime
 
 
 def register(trt: ModuleType, library: PluginLibrary) -> None:

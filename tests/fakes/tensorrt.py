@@ -1,6 +1,7 @@
 """A fake of the vendor's module, for children of tests: it builds and runs nothing, and says what a test told it to.
 
-A plan is JSON with the operators of ours in the graph and the size of its frame. Running one takes FAKE_MS milliseconds (JSON
+A plan is JSON with the operators of ours in the graph, the size of its frame, and whether it brings code along, which a
+version-compatible one does. Running one takes FAKE_MS milliseconds (JSON
 by operators, joined with +; `native` without any) on the fake driver's clock. Its labels are the frame's first channel, and
 one more where FAKE_WRONG names the operators. FAKE_HANGS, FAKE_DIES, FAKE_FAILS and FAKE_FLOATS name
 those of a plan that never comes back, ends the process, is not run, or whose labels are no bytes. FAKE_REFUSES names an
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 __version__ = os.environ.get("FAKE_VERSION", "10.3.0")
-BuilderFlag = SimpleNamespace()
+BuilderFlag = SimpleNamespace(VERSION_COMPATIBLE=13)
 NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
 LayerInformationFormat = SimpleNamespace(JSON=1)
 DataType = SimpleNamespace(UINT8="uint8")
@@ -62,10 +63,12 @@ class Builder:
         return SimpleNamespace()
 
     def create_builder_config(self) -> Any:
-        return SimpleNamespace()
+        flags: list[int] = []
+        return SimpleNamespace(flags=flags, set_flag=flags.append)
 
     def build_serialized_network(self, network: Any, config: Any) -> bytes:
-        return json.dumps({"operators": network.operators, "hw": network.hw}).encode()
+        code = BuilderFlag.VERSION_COMPATIBLE in config.flags
+        return json.dumps({"operators": network.operators, "hw": network.hw, "code": code}).encode()
 
 
 class OnnxParser:
@@ -95,11 +98,16 @@ class OnnxParser:
 
 
 class Runtime:
+    engine_host_code_allowed = False
+
     def __init__(self, logger: Any) -> None:
         self.logger = logger
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
         said = json.loads(plan)
+        if said.get("code") and not self.engine_host_code_allowed:
+            self.logger.log(ILogger.ERROR, "the plan brings host code, which is not allowed")
+            return None
         if set(said["operators"]) <= set(registered):
             return Engine(said)
         self.logger.log(ILogger.ERROR, "a plugin is missing")

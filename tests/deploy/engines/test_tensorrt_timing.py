@@ -41,6 +41,13 @@ def test_each_plan_has_the_gpus_time_and_its_share_of_the_first_ones_labels(plan
     assert timed(plans, fake_gpu).agreement == {"native": 1.0, "zoomed": 0.0}
 
 
+def test_version_compatible_plans_are_timed(plans: dict[str, Path], fake_gpu: Any) -> None:
+    fake_gpu.takes(native=3.0, ZoomedConv=2.0)
+    for path in plans.values():
+        path.write_text(json.dumps({**json.loads(path.read_text()), "code": True}))
+    assert timed(plans, fake_gpu).median_ms == {"native": 3.0, "zoomed": 2.0}
+
+
 def test_a_plan_that_ends_the_process_is_named_with_the_signal(plans: dict[str, Path], fake_gpu: Any) -> None:
     fake_gpu.takes(native=3.0, ZoomedConv=2.0)
     fake_gpu.says("DIES", "ZoomedConv")

@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
+from edgesmith.deploy.engines.tensorrt_options import PlanOptions
 from edgesmith.deploy.files import read_json, sha256_file
 from edgesmith.pipeline.artifacts import OnnxModel
 from edgesmith.pipeline.build import Build
 from edgesmith.pipeline.building.plan import LAYERS, add_plan
 
 Make = Callable[..., OnnxModel]
+TENSORRT = Build(("tensorrt",))
 
 
-def added(model: OnnxModel, events: list[tuple[str, dict[str, Any]]] | None = None) -> Any:
+def added(model: OnnxModel, events: list[tuple[str, dict[str, Any]]] | None = None, build: Build = TENSORRT) -> Any:
     """Add a plan in fp32 to a copy of the model's folder that nobody knows by name."""
     folder = model.path.parent / "unknown"
     folder.mkdir()
@@ -27,7 +29,7 @@ def added(model: OnnxModel, events: list[tuple[str, dict[str, Any]]] | None = No
         (folder / name).write_bytes((model.path / name).read_bytes())
     heard = [] if events is None else events
     log: Callable[..., None] = lambda event, **fields: heard.append((event, fields))  # noqa: E731
-    return folder, *add_plan(Build(("tensorrt",)), "tensorrt", "fp32", folder, model.path, log)
+    return folder, *add_plan(build, "tensorrt", "fp32", folder, model.path, log)
 
 
 def test_a_plan_comes_with_its_record_and_its_layers(make_model: Make, fake_gpu: Any) -> None:
@@ -45,6 +47,12 @@ def test_a_plan_comes_with_its_record_and_its_layers(make_model: Make, fake_gpu:
     assert notes["build_seconds"] >= 0
     assert set(notes) == {"build_seconds", "plan_bytes"}
     assert read_json(home / LAYERS)["layers"][0]["name"] == "native"
+
+
+def test_a_version_compatible_plan_has_its_layers_too(make_model: Make, fake_gpu: Any) -> None:
+    folder, record, _ = added(make_model(), build=Build(("tensorrt",), plan=PlanOptions(version_compatible=True)))
+    assert record.version_compatible
+    assert (folder / "engines" / record.key / LAYERS).is_file()
 
 
 def test_a_library_that_does_not_tell_its_layers_costs_these_only(make_model: Make, fake_gpu: Any) -> None:
@@ -87,6 +95,6 @@ def test_the_same_plan_again_takes_the_place_of_the_first(make_model: Make, fake
     folder, record, _ = added(model)
     home: Path = folder / "engines" / record.key
     (home / "engine.json").touch()
-    again, _ = add_plan(Build(("tensorrt",)), "tensorrt", "fp32", folder, model.path, lambda event, **fields: None)
+    again, _ = add_plan(TENSORRT, "tensorrt", "fp32", folder, model.path, lambda event, **fields: None)
     assert again == record
     assert sorted(p.name for p in home.iterdir()) == ["engine.plan", LAYERS]
