@@ -147,9 +147,10 @@ class Table:
         found = self.entries.get(part.key)
         if found is None or len(found.rounds_ms) < self.rounds:
             h, w = self.input_hw
+            threads = f" --threads {self.fingerprint.threads}" if self.fingerprint.threads else ""
             raise ValueError(
                 f"{self.source} has no {'' if found is None else 'finished '}entry {part.key!r}: "
-                f"edgesmith table measure SPACE --input {h}x{w} --classes {self.classes} --out {self.source}"
+                f"edgesmith table measure SPACE --input {h}x{w} --classes {self.classes}{threads} --out {self.source}"
             )
         return found
 

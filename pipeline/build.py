@@ -231,9 +231,12 @@ def write_graph(folder: Path, precision: str, source: Path) -> bool:
     if path.is_file():
         return False
     if precision == "int8" and not (folder / bundles.CALIBRATION).is_file():
+        built = (source / bundles.MANIFEST).is_file()  # a bundle, which calibrate does not take
         raise ValueError(
             f"{source} has no {bundles.CALIBRATION}, and precision int8 needs the ranges of its graph: "
-            f"edgesmith calibrate {source} --data SPEC --out OUT, then edgesmith build OUT"
+            f"edgesmith calibrate {'GRAPH' if built else source} --data SPEC --out OUT, then "
+            "edgesmith build OUT --precision int8 --out BUNDLE"
+            + ("; GRAPH is the graph folder that this bundle was built from" if built else "")
         )
     from edgesmith.calibration.int8 import Calibration
 

@@ -230,9 +230,10 @@ def require_match(record: EngineRecord, gpu: Gpu, version: str) -> None:
         wanted.append(f"{record.backend} {record.version}")
         here.append(f"{record.backend} {version}")
     if wanted:
+        more = {"tensorrt_rtx": " --compute-capability current", "torch_tensorrt": " --weights DIR"}.get(record.backend, "")
         raise RuntimeError(
             f"engine {record.key} is for {' and '.join(wanted)}, this machine has {' and '.join(here)}; "
-            f"build it here: edgesmith bundle add BUNDLE --backend {record.backend} --precision {record.precision}"
+            f"build it here: edgesmith bundle add BUNDLE --backend {record.backend} --precision {record.precision}{more}"
         )
 
 
@@ -309,7 +310,7 @@ class _Child:
         except (queue.Empty, subprocess.TimeoutExpired):
             raise TimeoutError(
                 f"{self._module} and {self._about}: stopped after {timeout_s:g} s while {self._doing}; "
-                "raise timeout_s if it only needs longer"
+                "raise timeout_s (--timeout on the command line) if it only needs longer"
             ) from None
         finally:
             self._process.kill()  # does nothing when it has ended

@@ -76,7 +76,7 @@ def add_plan(
     if chosen.plugins is not None:
         shutil.copyfile(chosen.plugins.path, home / LIBRARY)
     if built.device:
-        _write_layers(home, trt.MODULE_OF[backend], trt.plan_plugins(home, record), log)
+        _write_layers(home, trt.MODULE_OF[backend], trt.plan_plugins(home, record), build.timeout_s, log)
     notes = {"build_seconds": built.build_seconds, "plan_bytes": built.plan_bytes, **notes}
     return record, {**notes, **({"not_honoured": list(built.notices)} if built.notices else {})}
 
@@ -124,9 +124,9 @@ def _explained(graph: Path, backend: Backend) -> Iterator[None]:
         raise type(e)(f"{e}\nedgesmith check-graph says of it:\n" + "\n".join(str(f) for f in found)) from None
 
 
-def _write_layers(home: Path, module: str, plugins: PluginLibrary | None, log: Log) -> None:
+def _write_layers(home: Path, module: str, plugins: PluginLibrary | None, timeout_s: float, log: Log) -> None:
     """What the plan is made of, beside it. A library that does not tell is no reason to throw the plan away."""
     try:
-        write_json(home / LAYERS, trt.inspect_plan(home / trt.PLAN, module, plugins).to_json())
+        write_json(home / LAYERS, trt.inspect_plan(home / trt.PLAN, module, plugins, timeout_s).to_json())
     except (RuntimeError, ValueError, TimeoutError) as e:
         log("warning", message=f"no {LAYERS}: {e}")

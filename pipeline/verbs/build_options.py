@@ -27,6 +27,7 @@ class HowToBuild(NamedTuple):
     weights: Path | None
     plugins: Any
     plugin_library: Path | None
+    timeout: float
 
     def stage(self, backends: tuple[Any, ...]) -> Build:
         """The stage that builds so. Raises ValueError."""
@@ -39,10 +40,15 @@ class HowToBuild(NamedTuple):
             optimization_level=self.optimization_level,
             version_compatible=self.version_compatible,
         )
-        weights = None if self.weights is None else str(self.weights)
-        library = None if self.plugin_library is None else str(self.plugin_library)
         return Build(
-            backends, self.precision, self.compute_capability, plan, weights, plugins=self.plugins, plugin_library=library
+            backends,
+            self.precision,
+            self.compute_capability,
+            plan,
+            weights=None if self.weights is None else str(self.weights),
+            timeout_s=self.timeout,
+            plugins=self.plugins,
+            plugin_library=None if self.plugin_library is None else str(self.plugin_library),
         )
 
 
@@ -80,6 +86,14 @@ _OPTIONS = (
         envvar="EDGESMITH_PLUGINS",
         show_envvar=True,
         help="These operators for TensorRT, compiled on this machine.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(0, min_open=True),
+        default=1200,
+        show_default=True,
+        metavar="SECONDS",
+        help="Then building one plan, or timing those with plugins, is given up; not for torch_tensorrt.",
     ),
 )
 

@@ -75,6 +75,10 @@ def test_what_is_missing_is_named_with_the_command_that_measures_it(table: Table
     without = dataclasses.replace(table, entries={k: v for k, v in table.entries.items() if k != stem.key})
     with pytest.raises(ValueError, match=r"no entry 'stem k3 s2 3->16 @ 64x96': edgesmith table measure .*--input 64x96"):
         without.total(ARCH, TASK)
+    for threads, said in ((0, ""), (2, " --threads 2")):
+        used = dataclasses.replace(without, fingerprint=dataclasses.replace(table.fingerprint, threads=threads))
+        with pytest.raises(ValueError, match=rf"--classes \d+{said} --out "):
+            used.total(ARCH, TASK)
     unfinished = dataclasses.replace(table, entries={**table.entries, stem.key: Entry((1.0, 2.0), 10, "0" * 64)})
     with pytest.raises(ValueError, match="no finished entry 'stem"):
         unfinished.latency_ms(stem)

@@ -202,7 +202,8 @@ def test_a_bundle_of_lower_precision_runs_the_graph_of_that_precision(
 
 
 def test_int8_without_a_calibration_is_refused_with_the_command_that_makes_one(make_model: Make, tmp_path: Path) -> None:
-    message = r"onnx has no calibration\.json.*edgesmith calibrate .*onnx --data SPEC --out OUT"  # the default method
+    commands = "edgesmith calibrate .*onnx --data SPEC --out OUT, then edgesmith build OUT --precision int8 --out BUNDLE$"
+    message = rf"onnx has no calibration\.json.*{commands}"  # with the default method
     refused(make_model(), tmp_path / "bundle", message, ValueError, Build(precision="int8"))
 
 
@@ -332,7 +333,7 @@ def test_the_verb_and_a_recipe_take_the_same_options(calibrated: OnnxModel, tmp_
     from edgesmith.pipeline import recipe
     from edgesmith.pipeline.verbs.make import build as verb
 
-    options = ["--precision", "int8", "--workspace", "512", "--version-compatible"]
+    options = ["--precision", "int8", "--workspace", "512", "--version-compatible", "--timeout", "2400"]
     done = CliRunner().invoke(verb, [str(calibrated.path), *options, "--out", str(tmp_path / "b"), "--json"])
     assert done.exit_code == 0, done.output
     assert list(Bundle.open(tmp_path / "b").engines) == ["onnxruntime-cpu-int8"]
@@ -341,6 +342,7 @@ def test_the_verb_and_a_recipe_take_the_same_options(calibrated: OnnxModel, tmp_
     assert asked == Build(precision="int8", plan=PlanOptions(workspace_mib=512, version_compatible=True))
     sidecar = json.loads((tmp_path / "b/artifact.json").read_text())
     assert sidecar["config"]["plan"]["workspace_mib"] == 512
+    assert sidecar["config"]["timeout_s"] == 2400
 
 
 def test_engines_of_a_key_are_removed_with_whatever_plugins_and_no_others(tmp_path: Path) -> None:

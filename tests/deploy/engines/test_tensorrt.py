@@ -351,6 +351,15 @@ def test_a_foreign_plan_is_refused_in_one_sentence(gpu: Gpu, version: str, said:
     require_match(RECORD, ORIN, "10.3.0")
 
 
+@pytest.mark.parametrize(
+    ("backend", "more"),
+    [("tensorrt", ""), ("tensorrt_rtx", " --compute-capability current"), ("torch_tensorrt", " --weights DIR")],
+)
+def test_the_advice_for_a_foreign_plan_is_a_command_that_builds_it(backend: str, more: str) -> None:
+    with pytest.raises(RuntimeError, match=rf"bundle add BUNDLE --backend {backend} --precision fp16{more}$"):
+        require_match(replace(RECORD, backend=backend), Gpu("Thor", "sm101"), "10.3.0")
+
+
 def test_a_plan_that_was_built_so_runs_on_later_versions_only() -> None:
     lasting = replace(RECORD, version_compatible=True)
     require_match(lasting, ORIN, "10.16.1")

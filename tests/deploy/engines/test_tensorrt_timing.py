@@ -63,7 +63,7 @@ def test_a_plan_that_never_comes_back_is_stopped_and_named(plans: dict[str, Path
             timed(plans, fake_gpu, timeout_s=timeout_s)
         if "running the plan" in str(caught.value):
             break
-    assert "while running the plan zoomed; raise timeout_s" in str(caught.value)
+    assert "while running the plan zoomed; raise timeout_s (--timeout on the command line)" in str(caught.value)
 
 
 @pytest.mark.parametrize(

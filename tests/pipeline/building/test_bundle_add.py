@@ -84,7 +84,8 @@ def test_best_leaves_the_graphs_of_other_engines_alone(bundle: Path, monkeypatch
 
 def test_a_build_that_fails_leaves_the_bundle_as_it_was(bundle: Path) -> None:
     before = content(bundle)
-    with pytest.raises(ValueError, match=r"bundle has no calibration\.json"):
+    advice = r"edgesmith calibrate GRAPH .* --precision int8 --out BUNDLE; GRAPH is the graph folder that this bundle"
+    with pytest.raises(ValueError, match=rf"bundle has no calibration\.json.*{advice}"):
         add_engines(bundle, Build(precision="int8"), silent)
     (bundle / "golden/000.mask.png").write_bytes((bundle / "golden/001.mask.png").read_bytes())
     write_manifest(bundle)  # masks that no engine of this graph gives
