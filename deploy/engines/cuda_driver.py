@@ -35,7 +35,13 @@ class Stream:
         return address.value
 
     def upload(self, address: int, data: bytes) -> None:
-        self._call("cuMemcpyHtoD_v2", ctypes.c_uint64(address), data, ctypes.c_size_t(len(data)))
+        """Enqueue a copy of `data` to `address`: what is enqueued after it finds it there. `data` is free at once.
+
+        On this stream, because a non-blocking one does not wait for copies on the default stream, which return before pageable
+        memory has arrived.
+        """
+        size, stream = ctypes.c_size_t(len(data)), ctypes.c_void_p(self.handle)
+        self._call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), data, size, stream)
 
     def download(self, address: int, size: int) -> bytes:
         """`size` bytes from `address`, when all that was enqueued is done."""

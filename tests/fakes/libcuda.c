@@ -1,4 +1,5 @@
-/* A fake of NVIDIA's driver, for children of tests: device memory is the host's, and the clock moves when a test says so. */
+/* A fake of NVIDIA's driver, for children of tests: device memory is the host's, each block full of other bytes, and the clock
+   moves when a test says so. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,8 +19,15 @@ int cuEventSynchronize(void* event) { return event == NULL; }
 int cuEventElapsedTime(float* ms, void* from, void* to) { *ms = (float)(*(double*)to - *(double*)from); return 0; }
 int cuMemAlloc_v2(unsigned long long* address, size_t size) {
     if (getenv("FAKE_FULL")) return 2; /* CUDA_ERROR_OUT_OF_MEMORY */
+    static int block;
     *address = (unsigned long long)malloc(size);
+    memset((void*)*address, ++block, size);
     return 0;
 }
-int cuMemcpyHtoD_v2(unsigned long long to, void const* from, size_t size) { memcpy((void*)to, from, size); return 0; }
+/* From pageable memory it returns early, and a non-blocking stream does not wait for it: here it always comes too late. */
+int cuMemcpyHtoD_v2(unsigned long long to, void const* from, size_t size) { return 0; }
+int cuMemcpyHtoDAsync_v2(unsigned long long to, void const* from, size_t size, void* stream) {
+    memcpy((void*)to, from, size);
+    return stream == NULL;
+}
 int cuMemcpyDtoH_v2(void* to, unsigned long long from, size_t size) { memcpy(to, (void const*)from, size); return 0; }
