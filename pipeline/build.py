@@ -55,7 +55,7 @@ class Build:
     backends: tuple[Backend, ...] = ("onnxruntime",)
     """Engines to build: onnxruntime, tensorrt_rtx, tensorrt, torch_tensorrt."""
     precision: BuildPrecision = "fp32"
-    """fp32, fp16, int8 (needs a calibrated graph) or best: measured on each backend, the fastest is built."""
+    """fp32, fp16, int8 (needs a calibrated graph) or best: the fastest as measured here, for onnxruntime only."""
     compute_capability: str = "sm86"
     """GPU architecture that tensorrt_rtx builds for: sm75, sm80, sm86, sm89, sm120, sm121, or current: the GPU at hand."""
     plan: PlanOptions = DEFAULTS

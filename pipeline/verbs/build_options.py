@@ -58,7 +58,7 @@ _OPTIONS = (
         type=click.Choice(["fp32", "fp16", "int8", "best"]),
         default="fp32",
         show_default=True,
-        help="best measures on the backend.",
+        help="best: the fastest as measured here; onnxruntime only.",
     ),
     click.option(
         "--compute-capability",

@@ -46,7 +46,8 @@ def data_show(spec: str, out: Path | None, count: int, seed: int, as_json: bool)
 def data_check(spec: str, as_json: bool) -> None:
     """Report all that is wrong with SPEC's files.
 
-    Missing, truncated, of the wrong size, labelled with what is no class, in two splits. Exit code 2 when anything is.
+    Missing or truncated files, wrong sizes, labels that are no class, frames that are in two splits. Exit code 2 when there is
+    any.
     """
     from edgesmith.pipeline.data.check import inspect
     from edgesmith.pipeline.data.spec import parse_spec

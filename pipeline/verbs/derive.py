@@ -68,7 +68,7 @@ def derive_fasterseg(
     """Take the likeliest operators, widths and downsamplings, and write the network.
 
     \b
-    edgesmith derive fasterseg --logits runs/camvid/search/logits.json --out student.json
+    edgesmith derive fasterseg --logits runs/camvid-fasterseg/search/logits.json --out student.json
     edgesmith derive fasterseg --logits released.json --rule replay --net teacher --out teacher.json
     edgesmith table sum student.json --table table.json
 

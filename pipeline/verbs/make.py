@@ -78,8 +78,9 @@ def export(
 def build(model: Path, backends: tuple[Any, ...], out: Path, as_json: bool, how: HowToBuild) -> None:
     """Build the bundle for a device from graph DIR.
 
-    int8 takes a graph folder that edgesmith calibrate wrote. best measures fp32, fp16 and, where calibrated, int8 on the
-    backend and says why it chose. tensorrt_rtx builds its serialized engine without a GPU; running it needs one.
+    int8 takes a graph folder that edgesmith calibrate wrote. best measures fp32, fp16 and, where calibrated, int8, and says why
+    it chose; for onnxruntime only. Plans of tensorrt_rtx are built without a GPU. This version builds TensorRT plans and does
+    not run them.
     """
     from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, open_artifact
     from edgesmith.pipeline.show import describe

@@ -27,7 +27,13 @@ def table() -> None:
 @click.option("--out", type=FILE, required=True, metavar="JSON", help="Table to write, or to go on with.")
 @click.option("--classes", type=click.IntRange(1, 255), help="Classes of the network. Default: 19, or the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one field of the recipe. Repeatable.")
-@click.option("--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True, help="Engine that runs it.")
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="onnxruntime",
+    show_default=True,
+    help="Engine that runs it; only onnxruntime can be timed so far.",
+)
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the engine. Default: one a core.")
 @json_option
 def table_measure(
