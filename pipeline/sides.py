@@ -227,7 +227,7 @@ def _engine_side(path: Path, bundle: Bundle, record: EngineRecord | None) -> tup
 
     bundle.verify()
     meta = bundle.meta
-    engine = bundle.engine() if record is None else bundle.engine(record.backend, record.precision)
+    engine = bundle.engine() if record is None else bundle.open_engine(record)
     if engine.backend != "onnxruntime":
         return EngineSide(path, engine, meta.colour_order), meta
     return GraphSide(path, read_graph(bundle.folder / bundle.engines[engine.key].graph), meta.colour_order), meta
