@@ -17,6 +17,7 @@ import pytest
 from edgesmith.pipeline.data import folder
 from edgesmith.pipeline.data.dataset import VOID
 from edgesmith.pipeline.data.show import class_shares
+from edgesmith.pipeline.recipe import Recipe
 from edgesmith.pipeline.recipes import FOLDER as RECIPES
 from edgesmith.pipeline.yamlfile import parse
 
@@ -177,8 +178,10 @@ def test_the_digest_follows_the_palette_which_ends_up_in_the_weights(tmp_path: P
 def test_the_descriptions_in_the_documentation_are_valid() -> None:
     text = (Path(__file__).parents[3] / "docs/data.md").read_text()
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    described = [parse(block, "docs/data.md", folder.Folder) for block in blocks]
-    assert [d.name for d in described] == ["cityscapes", "cityscapes", "cityscapes-coarse", "bdd100k", "bdd100k"]
+    recipes = [block for block in blocks if "\nabout:" in block]
+    described = [parse(block, "docs/data.md", folder.Folder) for block in blocks if block not in recipes]
+    assert [d.name for d in described] == ["cityscapes", "cityscapes", "cityscapes-coarse", "bdd100k", "bdd100k", "voc"]
+    assert [parse(block, "docs/data.md", Recipe).data.dataset for block in recipes] == ["cityscapes.yaml"]
     named = {n for recipe in RECIPES.glob("*.yaml") for n in re.findall(r"dataset: ([\w-]+)\.yaml", recipe.read_text())}
     assert "cityscapes-coarse" in named
     assert named <= {d.name for d in described if {"train", "val"} <= set(d.splits)}, "a recipe needs a description"
