@@ -286,9 +286,8 @@ class Study:
         }
         others = random_students(self.pretraining, 2, LEAN)
         near = as_fast_as(found["student"], others, self.sum_ms, self.close, len(RANDOM))
-        furthest = max(abs(self.sum_ms(arch) / self.sum_ms(found["student"]) - 1) for arch in near)
         found |= zip(RANDOM, near, strict=True)
-        return {"networks": {name: self._known(arch) for name, arch in found.items()}, "furthest": furthest}
+        return {"networks": {name: self._known(arch) for name, arch in found.items()}}
 
     def _known(self, arch: Arch) -> dict[str, Any]:
         return {

@@ -26,11 +26,8 @@ from .export import Export
 from .recipe import Recipe, Teacher
 from .search.fasterseg import FasterSegSearch
 from .search.squeezenas import SqueezeNasSearch
-from .stage import Pipeline
+from .stage import LOCK, Pipeline
 from .train import Start, Train
-
-LOCK = ".edgesmith-run"
-"""Marks a run folder as ours, and is locked while a run goes on in it."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +156,12 @@ def preflight(recipe: Recipe) -> list[str]:
         require_cuda()
     if validate.backend is not None and validate.backend not in recipe.build.backends:
         raise ValueError(f"validate.backend: {validate.backend} is not among build.backends {list(recipe.build.backends)}")
+    if "onnxruntime" not in ([validate.backend] if validate.backend else recipe.build.backends):
+        raise ValueError("build.backends, validate.backend: only onnxruntime's engine can be validated so far; name it")
+    if recipe.build.precision != "best" and validate.precision not in (None, recipe.build.precision):
+        raise ValueError(
+            f"validate.precision: {validate.precision} is not {recipe.build.precision}, which build.precision makes"
+        )
     if recipe.build.precision == "int8":
         raise ValueError(
             "build.precision: a run does not calibrate; leave int8 out, then give the run's folder onnx/ to "

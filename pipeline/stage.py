@@ -7,6 +7,7 @@ that is resume and caching in one rule.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from edgesmith.deploy.files import remove_leftovers, sha256_json
 
-from .artifacts import SIDECAR, Artifact, Slot
+from .artifacts import SIDECAR, Artifact, Slot, require_ours
+
+LOCK = ".edgesmith-run"
+"""Marks a run folder as ours, and is locked while something is made in it."""
 
 A = TypeVar("A", contravariant=True)
 B = TypeVar("B", covariant=True)
@@ -88,15 +92,16 @@ class Pipeline:
     def run(self, name: str, kind: type[Made], stage: Any, *given: Artifact) -> Made:
         """The artifact of `stage` for `given` in `folder/name`, made now unless it is there or was there before."""
         key = stage_key(stage, *given)
-        artifact, earlier = kind(self.folder / name), kind(self._replaced(name, key[:12]))
+        artifact = kind(self.folder / name)
         remove_leftovers(artifact.path)
         slot = self.slot(name, stage, key)
         if is_current(artifact, key):
             self.log("up-to-date", stage=name)
-        elif is_current(earlier, key):
+        elif earlier := [p for p in self._replaced(name, key[:12]) if is_current(kind(p), key)]:
             self.set_aside(artifact)
-            artifact = kind(earlier.path.rename(artifact.path))
-            self.log("brought-back", stage=name, earlier=str(earlier.path))
+            require_ours(artifact.path)
+            artifact = kind(earlier[0].rename(artifact.path))
+            self.log("brought-back", stage=name, earlier=str(earlier[0]))
         else:
             self.set_aside(artifact)
             self.log("start", stage=name)
@@ -113,19 +118,18 @@ class Pipeline:
         name, why = artifact.path.name, {}
         try:
             artifact.check()
-            kept = self._replaced(name, artifact.sidecar["key"][:12])
+            version = artifact.sidecar["key"][:12]
         except ValueError as e:
-            kept, why = self._replaced(name, "damaged"), {"why": str(e)}
-        base, copies = kept, 1
-        while kept.exists():
-            copies += 1
-            kept = base.with_name(f"{base.name}-{copies}")
+            version, why = "damaged", {"why": str(e)}
+        places = (self.folder / "replaced" / f"{name}-{version}-{i}" for i in itertools.count(1))
+        kept = next(place for place in places if not place.exists())
         kept.parent.mkdir(exist_ok=True)
         artifact.path.rename(kept)
         self.log("damaged" if why else "kept", stage=name, earlier=str(kept), **why)
 
-    def _replaced(self, name: str, version: str) -> Path:
-        return self.folder / "replaced" / f"{name}-{version}"
+    def _replaced(self, name: str, version: str) -> list[Path]:
+        """What was set aside of a stage: of the first letters of a key, or "damaged"."""
+        return sorted((self.folder / "replaced").glob(f"{name}-{version}-*"))
 
     def slot(self, name: str, stage: Any, key: str) -> Slot:
         def log(event: str, **fields: Any) -> None:

@@ -42,7 +42,6 @@ def built(name: str, compiler: str, arguments: Sequence[str], sources: Sequence[
         try:
             library = ctypes.CDLL(str(path))
         except OSError:  # damaged on the disk: it is built again, once
-            path.unlink()
             _build(command, path)
             library = ctypes.CDLL(str(path))
     except OSError as e:

@@ -14,16 +14,18 @@ from edgesmith.deploy.bundle import SIDECAR, Bundle
 from edgesmith.deploy.files import bring_back, new_folder, payload_files, read_json, remove_leftovers, sha256_json, write_json
 from edgesmith.pipeline.artifacts import file_digests
 from edgesmith.pipeline.build import Build
+from edgesmith.pipeline.stage import LOCK
 
 
 def add_engines(folder: Path, build: Build, log: Callable[..., None]) -> list[dict[str, Any]]:
     """Build the engines that `build` asks for into the bundle at `folder`; notes of each, with its key.
 
-    The bundle is copied, added to and put in the place of the old one, so that it is at every moment one or the other.
+    The bundle is copied, added to and put in the place of the old one, so that it is at every moment one or the other; where
+    the file system cannot swap two folders, a kill between two renames leaves that to the next call.
     Engines that it holds stay, but for one of the same key, with whatever plugins: that is replaced.
 
     Raises ValueError when the bundle is damaged, and as Build does; the bundle is as it was then. BlockingIOError when
-    another process is adding to it, or to a bundle beside it.
+    another process is adding to it or to a bundle beside it, or the run that it is of goes on.
     """
     build.require_backends()
     folder = folder.resolve()
@@ -51,14 +53,18 @@ def _update_sidecar(folder: Path, notes: list[dict[str, Any]]) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder around bundle `folder`, which itself is replaced. The lock dies with the process and leaves no file."""
+    """Hold what is around bundle `folder`, which itself is replaced: the run that it is of, or the folder.
+
+    The lock dies with the process and leaves no file.
+    """
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; a bundle is one")
-    handle = os.open(folder.parent, os.O_RDONLY)
+    mark = folder.parent / LOCK
+    handle = os.open(mark if mark.is_file() else folder.parent, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise BlockingIOError(f"another edgesmith is adding to a bundle in {folder.parent}; wait for it") from None
+        raise BlockingIOError(f"another edgesmith is at work in {folder.parent}; wait for it") from None
     finally:
         os.close(handle)

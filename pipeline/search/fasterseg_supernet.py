@@ -18,6 +18,7 @@ Beyond the paper:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -177,10 +178,10 @@ class Supernet(nn.Module):
         if widths.gates is None:
             return x
         row = layer - max(scale, 1)
-        has = widths.index[scale][row] + 1
-        channels = RATES[scale] * torch.tensor(self.space.ratios[:has]).diff(prepend=torch.tensor([0]))
-        gate = widths.gates[scale][row, :has].repeat_interleave(channels.to(x.device))
-        return x * gate.to(x.dtype)[:, None, None]
+        ratios = (0, *self.space.ratios[: widths.index[scale][row] + 1])
+        channels = [RATES[scale] * (wider - slimmer) for slimmer, wider in pairwise(ratios)]
+        gates = zip(widths.gates[scale][row], channels, strict=False)
+        return x * torch.cat([gate.expand(count) for gate, count in gates]).to(x.dtype)[:, None, None]
 
     def _mixes(self, scale: int, alpha: Sequence[Tensor], beta: Sequence[Tensor]) -> list[list[Tensor]]:
         """The weights of a scale's operators, by side and cell: alpha, and beta of the next cell."""

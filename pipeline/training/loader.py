@@ -94,7 +94,8 @@ def _stacked(samples: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> Batc
     if len(sizes) > 1:
         listed = ", ".join(f"{h}x{w}" for h, w in sizes)
         raise ValueError(
-            f"augment.crop_hw: frames of a batch have different sizes ({listed}); set a crop, such as {list(sizes[0])}"
+            f"frames of a batch have different sizes ({listed}); set augment.crop_hw in the section of this stage, such as "
+            f"{list(sizes[0])}"
         )
     return Batch(np.stack([frame for frame, _ in samples]), np.stack([label for _, label in samples]))
 

@@ -29,7 +29,8 @@ def bundle_add(folder: Path, backend: Any, as_json: bool, how: HowToBuild) -> No
     """Build an engine on this machine into BUNDLE.
 
     What the bundle holds stays beside it; an engine of the same key is replaced. The bundle must be whole, and is put in
-    place whole: a build that fails or is killed leaves it as it was.
+    place whole: a build that fails or is killed leaves it as it was (where the file system cannot swap two folders, the next
+    call puts that right).
     """
     from edgesmith.pipeline.building.bundle_add import add_engines
     from edgesmith.pipeline.events import close_view, view_for

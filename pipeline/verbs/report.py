@@ -22,7 +22,7 @@ def report(run: Path, against: tuple[Path, ...], as_json: bool) -> None:
     for MACs and one for latency, for example.
     """
     from edgesmith.pipeline.reports.html import write_report
-    from edgesmith.pipeline.run import LOCK
+    from edgesmith.pipeline.stage import LOCK
 
     for folder in (run, *against):
         if not (folder / LOCK).is_file():

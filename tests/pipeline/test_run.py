@@ -61,6 +61,22 @@ def test_a_split_to_validate_on_that_is_not_there_is_refused_by_its_field(tmp_pa
         run.preflight(recipe.read(str(tmp_path / "r.yaml"), ["validate.split=night"]).resolved)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("validate.precision=fp16", r"validate\.precision: fp16 is not fp32, which build\.precision makes"),
+        ("build.backends=[tensorrt_rtx]", r"only onnxruntime's engine can be validated so far"),
+        ("validate.backend=tensorrt", r"validate\.backend: tensorrt is not among build\.backends"),
+    ],
+)
+def test_an_engine_that_cannot_be_validated_is_refused_before_anything_runs(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    (tmp_path / "r.yaml").write_text(PRETRAINED)
+    with pytest.raises(ValueError, match=message):
+        run.preflight(recipe.read(str(tmp_path / "r.yaml"), [override]).resolved)
+
+
 def test_stages_that_only_an_earlier_recipe_had_are_set_aside(tmp_path: Path) -> None:
     kinds = {
         "search": SearchResult,

@@ -19,6 +19,7 @@ from edgesmith.pipeline.artifacts import BundleFolder, open_artifact
 from edgesmith.pipeline.build import Build
 from edgesmith.pipeline.building import best
 from edgesmith.pipeline.building.bundle_add import add_engines
+from edgesmith.pipeline.run import locked
 from edgesmith.pipeline.verbs.bundle import bundle as verb
 
 
@@ -103,11 +104,16 @@ def test_nothing_is_built_upon_a_damaged_bundle(bundle: Path, name: str) -> None
         add_engines(bundle, Build(precision="fp16"), silent)
 
 
+def test_nothing_is_added_while_the_bundles_run_goes_on(bundle: Path) -> None:
+    with locked(bundle.parent), pytest.raises(BlockingIOError, match="another edgesmith is at work in"):
+        add_engines(bundle, Build(precision="fp16"), silent)
+
+
 def test_two_do_not_add_at_once(bundle: Path) -> None:
     handle = os.open(bundle.parent, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError, match="another edgesmith is adding to a bundle in"):
+        with pytest.raises(BlockingIOError, match="another edgesmith is at work in"):
             add_engines(bundle, Build(precision="fp16"), silent)
     finally:
         os.close(handle)
