@@ -19,6 +19,7 @@ from edgesmith.pipeline import recipe, run
 from edgesmith.pipeline.artifacts import BundleFolder, Slot, Weights
 from edgesmith.pipeline.data.spec import Data
 from edgesmith.pipeline.events import view_for
+from edgesmith.pipeline.stage import LOCK
 from edgesmith.pipeline.validate import Validate
 
 RESULTS = Path("docs/measurements/camvid.json")
@@ -45,7 +46,7 @@ def student(seed: int) -> dict[str, Any]:
     first, folder = Path(f"runs/{name}-seed{SEEDS[0]}"), Path(f"runs/{name}-seed{seed}")
     if seed != SEEDS[0] and not (folder / "pretrain-1").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / run.LOCK).touch()
+        (folder / LOCK).touch()
         with new_folder(folder / "pretrain-1") as copied:
             shutil.copytree(first / "pretrain-1", copied, dirs_exist_ok=True)
     chosen = recipe.read(name, [f"train.seed={seed}"])

@@ -22,10 +22,10 @@ from edgesmith.pipeline.reports import run as report_run
 from edgesmith.pipeline.reports.compare import Measured, TableCheck, compare_searches, device_charts, table_chart
 from edgesmith.pipeline.reports.html import SECTIONS, write_report
 from edgesmith.pipeline.reports.run import RunFolder
-from edgesmith.pipeline.run import LOCK
 from edgesmith.pipeline.search.pareto import choose, front
 from edgesmith.pipeline.search.squeezenas_costs import Costs, costs
 from edgesmith.pipeline.search.squeezenas_space import NAMES, Space, space
+from edgesmith.pipeline.stage import LOCK
 from edgesmith.pipeline.verbs.report import report as verb
 from tests.pipeline.reports.test_html import Parsed, make_run, write
 
