@@ -80,13 +80,15 @@ class PlainView:
     seconds: float = 20.0
     _last: float = field(default_factory=time.monotonic)
     _began: tuple[float, int] | None = None
+    _counted: str = ""
+    """The event that `_began` is of: jobs may come between steps."""
 
     def __call__(self, event: str, **fields: Any) -> None:
         stage = fields.get("stage", "")
         if event in LIVE and fields.get("error") is None:
             done, total = _done(event, fields)
-            if self._began is None or done < self._began[1]:
-                self._began = (time.monotonic(), done)
+            if self._began is None or self._counted != event or done < self._began[1]:
+                self._began, self._counted = (time.monotonic(), done), event
             if time.monotonic() - self._last < self.seconds:
                 return
             text = f"{done}/{total}{_loss(fields)}, {_eta(self._began, done, total)}"

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
+import itertools
 import json
 import os
 import subprocess
@@ -341,6 +343,22 @@ def test_events_go_to_lines_view_and_tensorboard(tmp_path: Path, monkeypatch: py
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [e.value for e in board.Scalars("train/epoch/val_miou")] == [0.5]
+
+
+def test_the_time_left_is_counted_from_steps_alone_where_jobs_come_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    view = events.PlainView(out, seconds=0.0)
+    clock = itertools.count(time.monotonic() + 10, 10)
+    monkeypatch.setattr(events.time, "monotonic", lambda: next(clock))
+
+    def step(number: int) -> str:
+        view("step", stage="search", epoch=1, step=number, steps=100, epochs=1)
+        return out.getvalue().splitlines()[-1]
+
+    step(50)
+    view("job", stage="search", name="student", done=1, count=2)
+    assert step(51) == "search: 51/100, time left unknown"
+    assert step(52).endswith(" left")
 
 
 def test_stages_are_hashable_data() -> None:
