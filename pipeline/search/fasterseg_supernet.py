@@ -190,9 +190,8 @@ class Supernet(nn.Module):
             keep = keep * F.pad(beta[scale - 1][:, 1], (0, 1), value=1.0)[:, None]
         if scale == 2:
             return [list(keep)]
-        down = (
-            alpha[scale][:-1] * F.pad(beta[scale][:, 0], (1, 0), value=1.0)[:, None]
-        )  # the first cell of a scale has one predecessor
+        first = F.pad(beta[scale][:, 0], (1, 0), value=1.0)  # the first cell of a scale has one predecessor
+        down = alpha[scale][:-1] * first[:, None]
         return [list(keep), list(down)]
 
     def _aggregated(
