@@ -32,18 +32,9 @@ bench: dev
 	$(BIN)/python bench/fasterseg_step.py --json docs/measurements/fasterseg_step.json
 	$(BIN)/python bench/tables.py
 
-study-camvid: dev
-	$(BIN)/python bench/study_camvid.py
-	$(BIN)/python bench/tables.py
-
-study-squeezenas: dev
-	$(BIN)/python bench/study_squeezenas.py
-	$(BIN)/python bench/tables.py
-
-# Stops where a job reaches its limit of minutes: called again it goes on.
-study-fasterseg: dev
-	$(BIN)/python bench/study_fasterseg.py
-	$(BIN)/python bench/tables.py
+# A study stops where a job reaches its limit of minutes: called again it goes on. The tables show what is done by then.
+study-camvid study-squeezenas study-fasterseg study-precision: study-%: dev
+	$(BIN)/python bench/study_$*.py; code=$$?; $(BIN)/python bench/tables.py && exit $$code
 
 # Compiles the CUDA kernels for every architecture that the toolkit knows; with TENSORRT_INCLUDE also TensorRT's library.
 plugins:
@@ -54,10 +45,6 @@ plugins:
 gpu: dev
 	$(BIN)/python bench/plugins_resources.py docs/measurements/plugins.json
 	$(BIN)/python bench/plugins.py --json docs/measurements/plugins.json
-
-study-precision: dev
-	$(BIN)/python bench/study_precision.py
-	$(BIN)/python bench/tables.py
 
 dev: .venv/installed .dev/edgesmith
 

@@ -10,8 +10,7 @@ Steps, all of the paper's space with 19 classes (sizes as the authors' code has 
 
 Plain is tests/pipeline/search/plain_fasterseg.py, the supernet as one writes it from the paper, all passes in one loss.
 
-After a step the fast side sets gradients to zero and keeps their memory, 1 GiB that fresh from the system costs a second or
-two; plain drops them, which is torch's default.
+After a step both sides drop their gradients, which is torch's default and what the search does.
 
 How steps are held against each other, and what the settings are, stands in steps.py. A row replaces its last one in the JSON
 file.
@@ -73,7 +72,7 @@ def make(implementation: Literal["plain", "plain_lean", "fast"], name: str, bf16
             loss.backward()  # type: ignore[no-untyped-call]
             del loss
         for module in (net, student, teacher):
-            module.zero_grad(set_to_none=implementation != "fast")
+            module.zero_grad()
 
     return step
 

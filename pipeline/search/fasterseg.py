@@ -35,6 +35,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from edgesmith.deploy.files import read_json
 from edgesmith.models.arch import Segmentation
 from edgesmith.pipeline.artifacts import SearchResult, Slot, open_artifact
 from edgesmith.pipeline.data.augment import Augment
@@ -107,7 +108,7 @@ class FasterSegSearch:
     """lambda of Eq. 8, a unit of the resource."""
     fps_band: tuple[float, float] | None = None
     """Frames a second between which the student is to end: lambda is halved after an epoch in which one of its networks reaches
-    the upper bound and doubled after one in which one is down at the lower. Null: lambda is constant."""
+    the upper bound, else doubled where one is down at the lower. Null: lambda is constant."""
     target: Target = field(default_factory=Target)
     """Which set of branches is best (Eq. 5 and 6). T is in the resource's unit; 8.3 ms means a GTX 1080 Ti."""
     pretrained: str | None = field(default=None, metadata={"identity": False})
@@ -142,7 +143,7 @@ class FasterSegSearch:
     least 2; 0: the training's own."""
     checkpoint_seconds: float = field(default=300.0, metadata={"identity": False})
     """Time between checkpoints within an epoch; each epoch ends with one. Does not change the result."""
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     def __post_init__(self) -> None:
         low, high = self.fps_band or (1.0, 2.0)
@@ -164,6 +165,8 @@ class FasterSegSearch:
             problems.append("table: goes with resource latency, which cannot do without: `edgesmith table measure` makes one")
         if self.fps_band is not None and self.resource != "latency":
             problems.append(f"fps_band: frames a second need resource latency, not {self.resource}")
+        if self.fps_band is not None and self.latency_weight == 0:
+            problems.append("fps_band: it halves and doubles latency_weight, and there is nothing to double in 0")
         if not self.choices:
             problems.append(f"space: {self.space.layers} layers leave no place for a downsampling; needs {LAYERS_FOR_SCALE[1]}")
         elif self.space.layers < LEAST_LAYERS:
@@ -185,10 +188,15 @@ class FasterSegSearch:
         """The sets of branches for which the space has enough layers to derive a network."""
         return tuple(scales for scales in self.space.choices() if self.space.layers >= LAYERS_FOR_SCALE[max(scales)])
 
+    @cached_property
+    def splits(self) -> dict[str, str]:
+        """Digests of the frames and masks that the search learns from and is evaluated on."""
+        return {} if self.data is None else {name: splits_digest(self.data, (name,)) for name in ("train", "val")}
+
     @property
     def environment(self) -> dict[str, str]:
         """What the result depends on beside the configuration: the frames of the splits, the table, earlier pretraining."""
-        found = {} if self.data is None else {"data": splits_digest(self.data, ("train", "val"))}
+        found = dict(self.splits)
         if self.table is not None:
             found["table"] = self._table.digest
         if self.pretrained is not None:
@@ -238,6 +246,17 @@ class FasterSegSearch:
             raise ValueError(
                 f"search.pretrained: {folder} has seed {found.sidecar.get('seed')}, this search {self.seed}; the halves of the "
                 "train split depend on it, and these weights would have seen the architecture's; give both one seed"
+            )
+        summary = read_json(folder / "search.json")
+        if summary.get("version") != self.version:
+            raise ValueError(
+                f"search.pretrained: {folder} was made by another version of the search than {self.version}, and its supernet "
+                "may have been another; do the pretraining again"
+            )
+        if self.data is not None and summary["train_split"] != self.splits["train"]:
+            raise ValueError(
+                f"search.pretrained: {folder} learnt from another train split than that of search.data; these weights may have "
+                "seen the architecture's half of this one; do the pretraining on it"
             )
         return found
 

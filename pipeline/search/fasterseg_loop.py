@@ -315,9 +315,12 @@ def mean(found: Losses) -> float:
 
 
 def adapted(fps: Sequence[float], band: tuple[float, float]) -> float:
-    """Factor for lambda after an epoch whose networks run at `fps`: one at the upper bound halves, one at the lower doubles."""
+    """Factor for lambda after an epoch whose networks run at `fps`: one at the upper bound halves, else one at the lower
+    doubles, as in the released code."""
     low, high = band
-    return (0.5 if max(fps) >= high else 1.0) * (2.0 if min(fps) <= low else 1.0)
+    if max(fps) >= high:
+        return 0.5
+    return 2.0 if min(fps) <= low else 1.0
 
 
 def _settled(p: Pass) -> Pass:
@@ -363,11 +366,13 @@ def _write(folder: Path, searching: Searching, history: list[dict[str, Any]], ne
     write_bytes(folder / "supernet.safetensors", tensor_pieces(searching.supernet.state_dict()))
     summary = {
         "method": search.method,
+        "version": search.version,
         "space": searching.space.to_json(),
         "resource": search.resource,
         "unit": searching.costs.unit,
         "input_hw": list(searching.costs.input_hw),
         "classes": searching.task.classes,
+        "train_split": search.splits["train"],
         "decoupled": search.decoupled,
         "latency_weights": searching.latency_weights,
         "sensitivity": dataclasses.asdict(searching.sensitivity),

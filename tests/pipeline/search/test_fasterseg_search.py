@@ -172,7 +172,9 @@ def test_the_result_derives_to_its_networks(result: SearchResult, tmp_path: Path
         assert Arch.from_json(read_json(made.path / "arch.json")).digest == Arch.from_json(row["arch"]).digest
 
 
-def test_searches_begin_with_the_pretraining_of_another_and_are_then_alike(result: SearchResult, tmp_path: Path) -> None:
+def test_searches_begin_with_the_pretraining_of_another_and_are_then_alike(
+    result: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shared = dataclasses.replace(TINY, pretrained=str(result.path))
     again = shared(Slot(tmp_path / "out", "other"))
     assert not (again.path / PRETRAINED).exists()
@@ -184,6 +186,16 @@ def test_searches_begin_with_the_pretraining_of_another_and_are_then_alike(resul
         dataclasses.replace(TINY, pretrained=str(tmp_path / "nowhere")).require_startable()
     with pytest.raises(ValueError, match=r"search.pretrained: .* has seed 0, this search 1; .* give both one seed"):
         dataclasses.replace(shared, seed=1).require_startable()
+    more = dataclasses.replace(STREET, train_frames=10)
+    with pytest.raises(ValueError, match=r"search.pretrained: .* learnt from another train split than that of search.data"):
+        dataclasses.replace(shared, data=more).require_startable()
+    dataclasses.replace(shared, data=dataclasses.replace(STREET, val_frames=4)).require_startable()
+    monkeypatch.setattr(FasterSegSearch, "version", FasterSegSearch.version + 1)
+    with pytest.raises(
+        ValueError, match=r"search.pretrained: .* made by another version of the search than \d+, .*do the pretraining again"
+    ):
+        shared.require_startable()
+    monkeypatch.undo()
     other = dataclasses.replace(shared, space=dataclasses.replace(TINY_SPACE, operators=("conv", "zoomed_conv_x2")))
     with pytest.raises(ValueError, match=PRETRAINED):
         other(Slot(tmp_path / "another", "other"))
@@ -322,6 +334,7 @@ def test_the_key_holds_the_splits_and_what_was_pretrained_not_where_it_lies(resu
         {"table": "t.json"},
         {"fps_band": (175.0, 155.0)},
         {"fps_band": (10.0, 20.0)},
+        {"fps_band": (155.0, 175.0), "resource": "latency", "table": "t.json", "latency_weight": 0.0},
         {"space": Space(layers=4)},
         {"space": Space(layers=3, branches=1)},
         {"checkpoint_seconds": 0.0},
@@ -488,7 +501,7 @@ def test_pretraining_takes_the_widest_the_narrowest_and_two_random_widths() -> N
 
 def test_lambda_is_halved_above_the_band_and_doubled_below() -> None:
     band = (155.0, 175.0)
-    assert [adapted(fps, band) for fps in ([160, 170], [160, 175], [155, 160], [150, 180])] == [1.0, 0.5, 2.0, 1.0]
+    assert [adapted(fps, band) for fps in ([160, 170], [160, 175], [155, 160], [150, 180])] == [1.0, 0.5, 2.0, 0.5]
 
 
 def test_lambda_follows_the_students_frame_rate_from_epoch_to_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

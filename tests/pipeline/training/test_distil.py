@@ -19,6 +19,7 @@ from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.derive import Derive
 from edgesmith.pipeline.stage import stage_key
 from edgesmith.pipeline.train import Distil, Train
+from edgesmith.pipeline.training import losses
 from edgesmith.pipeline.training.fit import Trainer, initial_module, teacher_module
 from edgesmith.pipeline.training.loader import Batch, Batches
 from edgesmith.pipeline.training.optim import Optim
@@ -68,6 +69,29 @@ def test_the_loss_is_that_of_the_labels_and_the_weighted_divergence_at_their_siz
     plain = F.cross_entropy(student, labels.long(), ignore_index=255)
     assert divergence > 0.01
     assert loss.item() == pytest.approx(float(plain + 0.5 * divergence), rel=1e-4)
+
+
+def test_the_teacher_teaches_the_main_head_alone_and_soft_labels_are_not_adjusted(teacher: Weights) -> None:
+    arch = models.zoo("fasterseg-student")
+    ways = {"loss": "ohem", "ohem_threshold": 0.3, "aux_weight": 0.2, "class_weights": "log", "logit_adjustment": 0.75}
+    train = dataclasses.replace(TINY, distil=Distil(str(teacher.path), weight=2.0), **ways)
+    split = open_split(STREET, "train")
+    module, _ = initial_module(train, arch, split.labels)
+    weight = [0.5 + 0.1 * k for k in range(len(split.labels.names))]
+    network = teacher_module(Distil(str(teacher.path)), split.labels)
+    trainer = Trainer(train, module, torch.device("cpu"), weight, network)
+    x, labels = trainer.placement.batch(next(iter(Batches(split, train.augment, train.batch, train.seed).epoch(0))))
+    loss = trainer.loss(x, labels).item()
+    with torch.no_grad():
+        heads = [F.interpolate(y, (64, 64), mode="bilinear", align_corners=True) for y in trainer.module.train_logits(x)]
+        soft = F.interpolate(network.low_logits(x), (64, 64), mode="bilinear", align_corners=False)
+        shift = 0.75 * torch.tensor(weight).log()[:, None, None]
+        found = [losses.ohem(y + shift, labels, torch.tensor(weight), threshold=0.3) for y in heads]
+    p, q = heads[0].softmax(1), soft.softmax(1)
+    divergence = (p * (p / q).log()).sum(1).mean()
+    assert len(heads) == 3
+    assert divergence > 0.01
+    assert loss == pytest.approx(float(found[0] + 0.2 * sum(found[1:]) + 2 * divergence), rel=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
