@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -158,6 +159,16 @@ def close_view(view: Callable[..., None]) -> None:
     """Leave the terminal as it was: a live bar hides the cursor."""
     if isinstance(view, RichView):
         view.close()
+
+
+@contextmanager
+def viewing(stream: IO[str]) -> Iterator[Callable[..., None]]:
+    """A view on `stream` for as long as the block lasts, however that ends."""
+    view = view_for(stream)
+    try:
+        yield view
+    finally:
+        close_view(view)
 
 
 def epoch_line(fields: dict[str, Any]) -> str:

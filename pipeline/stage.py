@@ -135,9 +135,8 @@ class Pipeline:
         def log(event: str, **fields: Any) -> None:
             self.log(event, stage=name, **fields)
 
-        config = {"stage": type(stage).__name__, "version": stage.version, "config": configuration(stage)}
         scratch = self.folder / ".scratch" / name / key[:12]  # a key's own: the checkpoints of others stay
-        return Slot(self.folder / name, key, scratch, log, config)
+        return Slot(self.folder / name, key, scratch, log, _made_by(stage))
 
 
 def is_current(artifact: Artifact, key: str) -> bool:
@@ -151,7 +150,11 @@ def is_current(artifact: Artifact, key: str) -> bool:
     return bool(artifact.sidecar["key"] == key)
 
 
-def standalone_slot(out: Path, stage: Any, key: str, view: Callable[..., None]) -> Slot:
-    """A slot for one stage that runs outside a pipeline: no scratch folder, events go to `view` only."""
-    config = {"stage": type(stage).__name__, "version": stage.version, "config": configuration(stage)}
-    return Slot(out, key, None, view, config)
+def standalone_slot(out: Path, stage: Any, key: str, view: Callable[..., None], scratch: Path | None = None) -> Slot:
+    """A slot for one stage that runs outside a pipeline: events go to `view` only. With `scratch` it can go on after a kill."""
+    return Slot(out, key, scratch, view, _made_by(stage))
+
+
+def _made_by(stage: Any) -> dict[str, Any]:
+    """What the sidecar says of the stage."""
+    return {"stage": type(stage).__name__, "version": stage.version, "config": configuration(stage)}

@@ -33,13 +33,10 @@ def bundle_add(folder: Path, backend: Any, as_json: bool, how: HowToBuild) -> No
     call puts that right).
     """
     from edgesmith.pipeline.building.bundle_add import add_engines
-    from edgesmith.pipeline.events import close_view, view_for
+    from edgesmith.pipeline.events import viewing
 
-    view = view_for(sys.stderr)
-    try:
+    with viewing(sys.stderr) as view:
         added = add_engines(folder, how.stage((backend,)), view)
-    finally:
-        close_view(view)
     if as_json:
         click.echo(json.dumps({"bundle": str(folder), "added": added}, indent=1))
     else:
