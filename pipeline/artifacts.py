@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import edgesmith
-from edgesmith.deploy.files import new_folder, payload_files, read_json, sha256_file, sha256_json, write_json
+from edgesmith.deploy.files import copy_payload, new_folder, payload_files, read_json, sha256_file, sha256_json, write_json
 
 SIDECAR = "artifact.json"
 TOOLS = ("numpy", "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "opencv-python-headless", "tensorrt-rtx")
@@ -50,6 +50,12 @@ class Artifact:
             raise ValueError(f"{self.path} holds an artifact of kind {self.sidecar['kind']!r}, not {self.kind!r}")
         if self.sidecar["digest"] != self.digest:
             raise ValueError(f"{self.path} was changed after it was written ({self._changed()}); make it again")
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the payload into the empty `folder`. Raises ValueError when what arrives is not what its stage wrote."""
+        copy_payload(self.path, folder, without=(SIDECAR,))
+        if content_digest(folder) != self.sidecar["digest"]:
+            raise ValueError(f"{self.path} was changed while it was in use; make it again")
 
     def _changed(self) -> str:
         known = self.sidecar.get("files", {})

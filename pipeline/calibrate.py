@@ -19,7 +19,6 @@ frames run side by side.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -32,11 +31,11 @@ from numpy.typing import NDArray
 
 from edgesmith.calibration.int8 import FILE, METHODS, Calibration, Layer, Method, Outcome, Source
 from edgesmith.deploy import bundle as bundles
-from edgesmith.deploy.files import payload_files, sha256_json
+from edgesmith.deploy.files import sha256_json
 from edgesmith.deploy.images import in_colour_order
 from edgesmith.deploy.meta import Meta
 
-from .artifacts import SIDECAR, OnnxModel, Slot, exported_from
+from .artifacts import OnnxModel, Slot, exported_from
 from .data.choose import spread, stratified
 from .data.spec import Data, open_split, splits, splits_digest
 from .frames import Frames, label_table
@@ -154,9 +153,7 @@ class Calibrate:
         )
         self._require(calibration)
         with slot.writing(OnnxModel, parents=[model], calibration=calibration.digest, seed=self.seed) as folder:
-            for name in payload_files(model.path, without=(SIDECAR, FILE)):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(model.path / name, folder / name)
+            model.copy_to(folder)
             calibration.write(folder / FILE)
         return OnnxModel(slot.out)
 

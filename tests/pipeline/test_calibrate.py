@@ -140,6 +140,26 @@ def test_inputs_that_do_not_fit_are_refused(made: tuple[OnnxModel, Data], tmp_pa
         Calibrate(made[1], frames=0, limit_drop=float("nan"))
 
 
+def test_a_graph_that_is_changed_while_it_is_calibrated_is_refused(made: tuple[OnnxModel, Data], tmp_path: Path) -> None:
+    model = OnnxModel(Path(shutil.copytree(made[0].path, tmp_path / "onnx")))
+
+    def log(event: str, **_: Any) -> None:
+        if event == "int8":
+            (model.path / "model.onnx").write_bytes(b"x")
+
+    with pytest.raises(ValueError, match="onnx was changed while it was in use; make it again"):
+        Calibrate(made[1], **SETTINGS)(model, Slot(tmp_path / "out", log=log))
+    assert [p.name for p in tmp_path.iterdir()] == ["onnx"]
+
+
+def test_a_calibration_is_replaced_by_the_next(made: tuple[OnnxModel, Data], tmp_path: Path) -> None:
+    calibrated(made, tmp_path / "first")
+    again = calibrated((OnnxModel(tmp_path / "first"), made[1]), tmp_path / "second", method="minmax")
+    assert again.method == "minmax"
+    open_artifact(OnnxModel, tmp_path / "second")
+    assert payload_files(tmp_path / "second") == payload_files(tmp_path / "first")
+
+
 def test_the_key_follows_frames_and_settings(made: tuple[OnnxModel, Data], small: Any, tmp_path: Path) -> None:
     model, data = made
     key = stage_key(Calibrate(data), model)
