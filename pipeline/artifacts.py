@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -18,6 +18,8 @@ from typing import Any, ClassVar, TypeVar
 
 import edgesmith
 from edgesmith.deploy.files import copy_payload, new_folder, payload_files, read_json, sha256_file, sha256_json, write_json
+
+from .events import Log, silent
 
 SIDECAR = "artifact.json"
 TOOLS = ("numpy", "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "opencv-python-headless", "tensorrt-rtx")
@@ -168,10 +170,6 @@ def tool_versions() -> dict[str, str]:
     return versions
 
 
-def _silent(event: str, **fields: Any) -> None:
-    """Drop an event: the log of a stage that runs alone."""
-
-
 @dataclass(frozen=True)
 class Slot:
     """Where one stage puts its artifact. Not part of its configuration: the same work in another place is the same work."""
@@ -182,8 +180,8 @@ class Slot:
     """The stage's key for its inputs (see stage.py)."""
     scratch: Path | None = None
     """A folder that outlives a kill, for what a long stage needs to go on; None when it is not to resume."""
-    log: Callable[..., None] = _silent
-    """Called as log(event, **fields) for whatever a person or a report may want to follow."""
+    log: Log = silent
+    """Told of whatever a person or a report may want to follow."""
     config: dict[str, Any] = field(default_factory=dict)
     """The stage's configuration as it stands in the sidecar."""
     started: float = field(default_factory=time.monotonic)

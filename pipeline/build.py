@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import platform
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +20,7 @@ from edgesmith.deploy.engines.tensorrt_options import DEFAULTS, PlanOptions
 from edgesmith.deploy.files import sha256_file, write_bytes, write_json
 from edgesmith.deploy.plugins import our_library
 from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, Slot, Weights, open_artifact, open_weights_of
+from edgesmith.pipeline.events import Log
 
 BuildPrecision = Literal["fp32", "fp16", "int8", "best"]
 BUILD_PRECISIONS: tuple[BuildPrecision, ...] = ("fp32", "fp16", "int8", "best")
@@ -32,7 +32,6 @@ _DISTRIBUTIONS: dict[Backend, str] = {
     "tensorrt": "tensorrt",
     "torch_tensorrt": "torch-tensorrt",
 }
-Log = Callable[..., None]
 
 
 @dataclass(frozen=True)

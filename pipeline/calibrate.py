@@ -19,7 +19,7 @@ frames run side by side.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
@@ -38,6 +38,7 @@ from edgesmith.deploy.meta import Meta
 from .artifacts import OnnxModel, Slot, exported_from
 from .data.choose import spread, stratified
 from .data.spec import Data, open_split, splits, splits_digest
+from .events import Log
 from .frames import Frames, label_table
 from .int8.fallback import fall_back
 from .int8.journal import Journal
@@ -227,7 +228,7 @@ class _Judged:
     layers: Mapping[str, Layer]
     judge: Judge
     journal: Journal
-    log: Callable[..., None]
+    log: Log
 
     def fall_back(self, limit: float) -> dict[str, Layer]:
         """The layers with what each costs alone, and those held back that the limit needs to be."""

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+Log = Callable[..., None]
+"""Called as log(event, **fields)."""
+
 SCALARS = (
     *("loss", "lr", "val_miou", "pixel_loss", "arch_loss", "arch_pixel_loss"),
     *("cost", "temperature", "entropy", "alive", "latency", "lambda"),
@@ -22,10 +25,14 @@ STEP_LINE_SECONDS = 1.0
 """Of training steps, at most one a second goes to disk."""
 
 
+def silent(event: str, **fields: Any) -> None:
+    """Drop an event: the log where nobody listens."""
+
+
 class EventLog:
     """Called as log(event, **fields): appends to events.jsonl, feeds TensorBoard, tells the view."""
 
-    def __init__(self, folder: Path, view: Callable[..., None]) -> None:
+    def __init__(self, folder: Path, view: Log) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._lines: IO[str] = (folder / "events.jsonl").open("a+", encoding="utf-8")
         self._end_torn_line()
@@ -145,7 +152,7 @@ class RichView:
             self._task = None
 
 
-def view_for(stream: IO[str]) -> Callable[..., None]:
+def view_for(stream: IO[str]) -> Log:
     """A live bar where `stream` is a terminal and rich is installed, plain lines elsewhere."""
     if stream.isatty():
         try:
@@ -155,14 +162,14 @@ def view_for(stream: IO[str]) -> Callable[..., None]:
     return PlainView(stream)
 
 
-def close_view(view: Callable[..., None]) -> None:
+def close_view(view: Log) -> None:
     """Leave the terminal as it was: a live bar hides the cursor."""
     if isinstance(view, RichView):
         view.close()
 
 
 @contextmanager
-def viewing(stream: IO[str]) -> Iterator[Callable[..., None]]:
+def viewing(stream: IO[str]) -> Iterator[Log]:
     """A view on `stream` for as long as the block lasts, however that ends."""
     view = view_for(stream)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from edgesmith.deploy.bundle import SIDECAR, Bundle
 from edgesmith.deploy.files import bring_back, copy_payload, new_folder, read_json, remove_leftovers, sha256_json, write_json
 from edgesmith.pipeline.artifacts import file_digests
 from edgesmith.pipeline.build import Build
+from edgesmith.pipeline.events import Log
 from edgesmith.pipeline.stage import LOCK
 
 
-def add_engines(folder: Path, build: Build, log: Callable[..., None]) -> list[dict[str, Any]]:
+def add_engines(folder: Path, build: Build, log: Log) -> list[dict[str, Any]]:
     """Build the engines that `build` asks for into the bundle at `folder`; notes of each, with its key.
 
     The bundle is copied, added to and put in the place of the old one, so that it is at every moment one or the other; where

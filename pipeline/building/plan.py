@@ -17,7 +17,8 @@ from edgesmith.deploy.engines.gpu import Gpu
 from edgesmith.deploy.engines.tensorrt_options import version_number
 from edgesmith.deploy.files import sha256_file, write_json
 from edgesmith.deploy.plugins import LIBRARY, PluginLibrary
-from edgesmith.pipeline.build import Build, Log, installed_version, known_graph, remove_engines
+from edgesmith.pipeline.build import Build, installed_version, known_graph, remove_engines
+from edgesmith.pipeline.events import Log
 
 from .plugin_plans import Candidate, choose
 

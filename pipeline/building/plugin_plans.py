@@ -17,6 +17,7 @@ from edgesmith.deploy.engines.tensorrt import BuiltPlan, Timed, time_plans
 from edgesmith.deploy.engines.tensorrt_options import SUPPORT
 from edgesmith.deploy.files import write_bytes
 from edgesmith.deploy.plugins import HOW_TO_BUILD, PluginLibrary, our_library
+from edgesmith.pipeline.events import Log
 
 from .plugin_choice import MARGIN, NATIVE, ROUNDS, golden_frames
 
@@ -47,7 +48,7 @@ def choose(
     folder: Path,
     library: str | None,
     build: Callable[[Path, Path, PluginLibrary | None], BuiltPlan],
-    log: Callable[..., None],
+    log: Log,
     timeout_s: float,
 ) -> Chosen:
     """Build the graph of `precision` in graph folder `folder` with plugins too, beside the native plan, and take the fastest.

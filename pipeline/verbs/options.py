@@ -7,9 +7,13 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from edgesmith.pipeline.artifacts import Artifact
+    from edgesmith.pipeline.stage import Stage
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,7 +39,7 @@ def out_option(help_text: str) -> Callable[[F], F]:
     return click.option("--out", type=FOLDER, required=True, metavar="DIR", help=help_text)
 
 
-def alone(kind: Any, stage: Any, given: Any, out: Path, scratch: Path | None = None) -> None:
+def alone(kind: type[Artifact], stage: Stage, given: Artifact, out: Path, scratch: Path | None = None) -> None:
     """Run one stage outside a pipeline, unless `out` holds its result. Raises ValueError when it holds anything else.
 
     `scratch` is a folder for what a stage that was killed goes on with; when the result is there, it is removed.
