@@ -23,7 +23,7 @@ from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, Slot, Weights,
 from edgesmith.pipeline.events import Log
 
 BuildPrecision = Literal["fp32", "fp16", "int8", "best"]
-BUILD_PRECISIONS: tuple[BuildPrecision, ...] = ("fp32", "fp16", "int8", "best")
+BUILD_PRECISIONS: tuple[BuildPrecision, ...] = get_args(BuildPrecision)
 Plugins = Literal["none", "auto"]
 
 _DISTRIBUTIONS: dict[Backend, str] = {
