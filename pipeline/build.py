@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from edgesmith.deploy import bundle as bundles
-from edgesmith.deploy.bundle import Bundle, EngineRecord, check_golden, graph_name, write_manifest
+from edgesmith.deploy.bundle import Bundle, check_golden, graph_name, write_manifest
 from edgesmith.deploy.engines import BACKENDS, Backend
 from edgesmith.deploy.engines.gpu import current_gpu
 from edgesmith.deploy.engines.tensorrt import RTX_COMPUTE_CAPABILITIES
 from edgesmith.deploy.engines.tensorrt_options import DEFAULTS, PlanOptions
 from edgesmith.deploy.files import sha256_file, write_bytes, write_json
+from edgesmith.deploy.meta import EngineRecord
 from edgesmith.deploy.plugins import our_library
 from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, Slot, Weights, open_artifact, open_weights_of
 from edgesmith.pipeline.events import Log

@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from edgesmith.deploy.fields import Fields
 from edgesmith.deploy.files import read_json, write_json
-from edgesmith.deploy.meta import Fields
 
 from .events import Log, silent
 

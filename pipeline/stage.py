@@ -7,8 +7,11 @@ that is resume and caching in one rule.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import itertools
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -22,6 +25,18 @@ LOCK = ".edgesmith-run"
 """Marks a run folder as ours, and is locked while something is made in it."""
 
 Made = TypeVar("Made", bound=Artifact)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process. The lock dies with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another edgesmith is running in {folder}; wait for it or choose another --out") from None
+        yield
 
 
 class Stage(Protocol):

@@ -31,7 +31,7 @@ from edgesmith.models.parts import Frame, Labels, Part
 from edgesmith.pipeline.artifacts import tool_versions
 from edgesmith.pipeline.events import Log, silent
 from edgesmith.pipeline.jobs import Result, run_jobs
-from edgesmith.pipeline.run import locked
+from edgesmith.pipeline.stage import locked
 
 from .timing import REPEATS, Stopwatch
 
