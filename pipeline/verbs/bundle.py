@@ -13,7 +13,7 @@ import click
 from edgesmith.deploy.engines import BACKENDS
 
 from .build_options import build_options
-from .options import FOLDER, json_option
+from .options import PATH, json_option
 
 if TYPE_CHECKING:
     from edgesmith.pipeline.build import Build
@@ -25,7 +25,7 @@ def bundle() -> None:
 
 
 @bundle.command("add")
-@click.argument("folder", metavar="BUNDLE", type=FOLDER)
+@click.argument("folder", metavar="BUNDLE", type=PATH)
 @click.option("--backend", type=click.Choice(BACKENDS), required=True, help="Engine to build.")
 @build_options
 @json_option

@@ -10,11 +10,11 @@ import click
 
 from edgesmith.calibration.int8 import METHODS
 
-from .options import FOLDER, alone, json_option, out_option, show_result
+from .options import PATH, alone, json_option, out_option, show_result
 
 
 @click.command()
-@click.argument("model", metavar="DIR", type=FOLDER)
+@click.argument("model", metavar="DIR", type=PATH)
 @click.option("--data", "spec", required=True, metavar="SPEC", help="Dataset; its training split gives the ranges.")
 @click.option("--method", type=click.Choice(METHODS), default="percentile", show_default=True, help="From values to ranges.")
 @out_option("Graph folder to write: DIR's files and calibration.json.")

@@ -11,7 +11,7 @@ import click
 from edgesmith.deploy.engines import BACKENDS
 
 from .build_options import build_options
-from .options import FOLDER, SIZE, alone, json_option, out_option, show_result
+from .options import PATH, SIZE, alone, json_option, out_option, show_result
 
 if TYPE_CHECKING:
     from edgesmith.pipeline.build import Build
@@ -24,7 +24,7 @@ def weights() -> None:
 
 @weights.command("import")
 @click.argument("family", type=click.Choice(["squeezenas"]))
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @out_option("Weights folder to write.")
 @click.option("--arch", metavar="NAME", help="Published network that FILE belongs to. Default: the one that it fits.")
 @json_option
@@ -66,7 +66,7 @@ def export(
 
 
 @click.command()
-@click.argument("model", metavar="DIR", type=FOLDER)
+@click.argument("model", metavar="DIR", type=PATH)
 @click.option(
     "--backend",
     "backends",

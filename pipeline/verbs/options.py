@@ -31,12 +31,13 @@ class SizeType(click.ParamType):  # type: ignore[type-arg]  # older click has no
 
 
 SIZE = SizeType()
-FOLDER = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 
 
 def out_option(help_text: str) -> Callable[[F], F]:
-    return click.option("--out", type=FOLDER, required=True, metavar="DIR", help=help_text)
+    return click.option("--out", type=PATH, required=True, metavar="DIR", help=help_text)
 
 
 def alone(kind: type[Artifact], stage: Stage, given: Artifact, out: Path, scratch: Path | None = None) -> None:

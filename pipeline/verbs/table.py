@@ -11,9 +11,7 @@ import click
 
 from edgesmith.deploy.engines import BACKENDS
 
-from .options import SIZE, json_option, show_result
-
-FILE = click.Path(path_type=Path, dir_okay=False)
+from .options import FILE, SIZE, json_option, show_result
 
 
 @click.group()
