@@ -37,7 +37,7 @@ from edgesmith.deploy.meta import EngineRecord, Meta
 from edgesmith.deploy.plugins import LIBRARY
 
 MANIFEST = "manifest.json"
-SIDECAR = "artifact.json"  # the pipeline has the same word; this room imports nothing of that one
+SIDECAR = "artifact.json"  # the pipeline's, which takes the word from here: this room imports nothing of that one
 GRAPH = "model.onnx"
 META = "meta.json"
 CALIBRATION = "calibration.json"

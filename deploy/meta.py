@@ -17,7 +17,7 @@ from edgesmith.deploy.files import read_json
 
 FORMAT = 1
 VOID = 255
-"""Label of pixels that no class claims. The pipeline's datasets have their own: this room imports nothing of that one."""
+"""Label of pixels that no class claims."""
 
 
 @dataclass(frozen=True)

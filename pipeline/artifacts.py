@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import edgesmith
+from edgesmith.deploy import bundle
 from edgesmith.deploy.files import copy_payload, new_folder, payload_files, read_json, sha256_file, sha256_json, write_json
 
 from .events import Log, silent
 
-SIDECAR = "artifact.json"
+SIDECAR = bundle.SIDECAR
 TOOLS = ("numpy", "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "opencv-python-headless", "tensorrt-rtx")
 
 

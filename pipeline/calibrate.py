@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesmith.calibration.int8 import FILE, METHODS, Calibration, Layer, Method, Outcome, Source
+from edgesmith.calibration.int8 import METHODS, Calibration, Layer, Method, Outcome, Source
 from edgesmith.deploy import bundle as bundles
 from edgesmith.deploy.files import sha256_json
 from edgesmith.deploy.images import in_colour_order
@@ -155,7 +155,7 @@ class Calibrate:
         self._require(calibration)
         with slot.writing(OnnxModel, parents=[model], calibration=calibration.digest, seed=self.seed) as folder:
             model.copy_to(folder)
-            calibration.write(folder / FILE)
+            calibration.write(folder / bundles.CALIBRATION)
         return OnnxModel(slot.out)
 
     def _frames(self, meta: Meta, journal: Journal) -> tuple[_Chosen, _Chosen]:

@@ -35,7 +35,8 @@ def calibrate(
     convolutions that cost most stay in fp16 until mIoU loses no more than --limit-drop. Stopped or killed, the same command
     goes on. Then: edgesmith build OUT --precision int8 --out BUNDLE.
     """
-    from edgesmith.calibration.int8 import FILE, Calibration
+    from edgesmith.calibration.int8 import Calibration
+    from edgesmith.deploy.bundle import CALIBRATION
     from edgesmith.pipeline.artifacts import OnnxModel, open_artifact
     from edgesmith.pipeline.calibrate import Calibrate
     from edgesmith.pipeline.data.spec import parse_spec
@@ -46,5 +47,5 @@ def calibrate(
     stage = Calibrate(parsed, fallback=not no_fallback, workers=workers or len(os.sched_getaffinity(0)), **settings)
     given = open_artifact(OnnxModel, model)
     alone(OnnxModel, stage, given, out, scratch=out.parent / f".{out.name}.resume")
-    found = Calibration.read(out / FILE)
+    found = Calibration.read(out / CALIBRATION)
     show_result({"path": str(out), **found.summary(), "layers": found.rows()}, as_json)
