@@ -31,12 +31,11 @@ from edgesmith.pipeline.events import view_for
 from edgesmith.pipeline.export import Export
 from edgesmith.pipeline.latency.measure import export_pieces, measure, spread
 from edgesmith.pipeline.recipe import Recipe
-from edgesmith.pipeline.run import locked
 from edgesmith.pipeline.run import run as run_recipe
 from edgesmith.pipeline.search import fasterseg_costs
 from edgesmith.pipeline.search.fasterseg import FasterSegSearch
 from edgesmith.pipeline.search.fasterseg_derive import Target
-from edgesmith.pipeline.stage import Pipeline
+from edgesmith.pipeline.stage import Pipeline, locked
 from edgesmith.pipeline.train import Distil, Train
 
 SEARCHES = {"co-search": True, "search without decoupling": False}

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from edgesmith.bench import study
 from edgesmith.bench.study import Job
-from edgesmith.calibration.int8 import FILE, METHODS, Calibration, Layer, Method
+from edgesmith.calibration.int8 import METHODS, Calibration, Layer, Method
+from edgesmith.deploy.bundle import CALIBRATION
 from edgesmith.deploy.images import in_colour_order
 from edgesmith.deploy.meta import Meta
 from edgesmith.pipeline.artifacts import OnnxModel, Slot, Weights, open_artifact
@@ -98,7 +99,7 @@ def int8(network: str, folder: Path, method: Method, fallback: bool) -> dict[str
         out = stage(given, Slot(RUNS / name, stage_key(stage, given), RUNS / f".{name}", view_for(sys.stderr))).path
     except RuntimeError as e:
         return {**row, "refused": str(e)}
-    calibration = Calibration.read(out / FILE)
+    calibration = Calibration.read(out / CALIBRATION)
     judge = judge_of(folder)
     found = calibration.summary()
     row |= {

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
+from edgesmith.deploy.fields import Fields
 from edgesmith.deploy.files import read_json, sha256_json
-from edgesmith.deploy.meta import Fields
 from edgesmith.models.arch import Arch, Segmentation
 from edgesmith.models.parts import Arm, BranchCell, FasterSegStem, Frame, Head, Join, Labels, Part, parts
 

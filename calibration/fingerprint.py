@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesmith.deploy.engines.onnxruntime import processor
-from edgesmith.deploy.meta import Fields
+from edgesmith.deploy.fields import Fields
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 

@@ -15,7 +15,6 @@ from typing import Any, Literal, get_args
 from edgesmith.deploy.files import read_json, sha256_json, write_json
 
 FORMAT = 1
-FILE = "calibration.json"
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = get_args(Method)
 

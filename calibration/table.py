@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from edgesmith.deploy.engines import BACKENDS, Backend
+from edgesmith.deploy.fields import Fields
 from edgesmith.deploy.files import read_json, sha256_json, write_json
-from edgesmith.deploy.meta import Fields
 from edgesmith.models.arch import Arch, Segmentation
 from edgesmith.models.parts import Part, parts
 

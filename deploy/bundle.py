@@ -30,27 +30,14 @@ from numpy.typing import NDArray
 
 from edgesmith.deploy.engines import PRECISIONS, Engine, open_engine
 from edgesmith.deploy.engines.tensorrt import PLAN
+from edgesmith.deploy.fields import is_sha256
 from edgesmith.deploy.files import payload_files, read_json, sha256_file, sha256_json, write_text
 from edgesmith.deploy.images import in_colour_order, read_png
-from edgesmith.deploy.meta import EngineRecord, Meta, Parity, is_sha256
+from edgesmith.deploy.meta import EngineRecord, Meta
 from edgesmith.deploy.plugins import LIBRARY
 
-__all__ = [
-    "Bundle",
-    "EngineRecord",
-    "GoldenCheck",
-    "GoldenFrame",
-    "Meta",
-    "Parity",
-    "Problem",
-    "check_golden",
-    "find_problems",
-    "in_colour_order",
-    "write_manifest",
-]  # fmt: skip
-
 MANIFEST = "manifest.json"
-SIDECAR = "artifact.json"  # the pipeline has the same word; this room imports nothing of that one
+SIDECAR = "artifact.json"  # the pipeline's, which takes the word from here: this room imports nothing of that one
 GRAPH = "model.onnx"
 META = "meta.json"
 CALIBRATION = "calibration.json"

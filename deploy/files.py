@@ -53,6 +53,16 @@ def payload_files(folder: Path, without: tuple[str, ...] = ()) -> list[str]:
     return found
 
 
+def copy_payload(source: Path, target: Path, without: tuple[str, ...] = ()) -> None:
+    """Copy all files below `source`, less those named in `without`, to the same places below `target`.
+
+    Raises as `payload_files` does.
+    """
+    for name in payload_files(source, without):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+
+
 def fsync_tree(folder: Path) -> None:
     """Flush every file and folder below `folder`, and `folder` itself, to the disk."""
     for path in [*folder.rglob("*"), folder]:

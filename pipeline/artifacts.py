@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import edgesmith
-from edgesmith.deploy.files import new_folder, payload_files, read_json, sha256_file, sha256_json, write_json
+from edgesmith.deploy import bundle
+from edgesmith.deploy.files import copy_payload, new_folder, payload_files, read_json, sha256_file, sha256_json, write_json
 
-SIDECAR = "artifact.json"
+from .events import Log, silent
+
+SIDECAR = bundle.SIDECAR
 TOOLS = ("numpy", "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "opencv-python-headless", "tensorrt-rtx")
 
 
@@ -50,6 +53,12 @@ class Artifact:
             raise ValueError(f"{self.path} holds an artifact of kind {self.sidecar['kind']!r}, not {self.kind!r}")
         if self.sidecar["digest"] != self.digest:
             raise ValueError(f"{self.path} was changed after it was written ({self._changed()}); make it again")
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the payload into the empty `folder`. Raises ValueError when what arrives is not what its stage wrote."""
+        copy_payload(self.path, folder, without=(SIDECAR,))
+        if content_digest(folder) != self.sidecar["digest"]:
+            raise ValueError(f"{self.path} was changed while it was in use; make it again")
 
     def _changed(self) -> str:
         known = self.sidecar.get("files", {})
@@ -162,10 +171,6 @@ def tool_versions() -> dict[str, str]:
     return versions
 
 
-def _silent(event: str, **fields: Any) -> None:
-    """Drop an event: the log of a stage that runs alone."""
-
-
 @dataclass(frozen=True)
 class Slot:
     """Where one stage puts its artifact. Not part of its configuration: the same work in another place is the same work."""
@@ -176,8 +181,8 @@ class Slot:
     """The stage's key for its inputs (see stage.py)."""
     scratch: Path | None = None
     """A folder that outlives a kill, for what a long stage needs to go on; None when it is not to resume."""
-    log: Callable[..., None] = _silent
-    """Called as log(event, **fields) for whatever a person or a report may want to follow."""
+    log: Log = silent
+    """Told of whatever a person or a report may want to follow."""
     config: dict[str, Any] = field(default_factory=dict)
     """The stage's configuration as it stands in the sidecar."""
     started: float = field(default_factory=time.monotonic)

@@ -6,33 +6,25 @@ import contextlib
 import importlib.util
 import platform
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from edgesmith.deploy import bundle as bundles
-from edgesmith.deploy.bundle import Bundle, EngineRecord, check_golden, graph_name, write_manifest
+from edgesmith.deploy.bundle import Bundle, check_golden, graph_name, write_manifest
 from edgesmith.deploy.engines import BACKENDS, Backend
 from edgesmith.deploy.engines.gpu import current_gpu
 from edgesmith.deploy.engines.tensorrt import RTX_COMPUTE_CAPABILITIES
 from edgesmith.deploy.engines.tensorrt_options import DEFAULTS, PlanOptions
-from edgesmith.deploy.files import payload_files, sha256_file, write_bytes, write_json
+from edgesmith.deploy.files import sha256_file, write_bytes, write_json
+from edgesmith.deploy.meta import EngineRecord
 from edgesmith.deploy.plugins import our_library
-from edgesmith.pipeline.artifacts import (
-    SIDECAR,
-    BundleFolder,
-    OnnxModel,
-    Slot,
-    Weights,
-    content_digest,
-    open_artifact,
-    open_weights_of,
-)
+from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, Slot, Weights, open_artifact, open_weights_of
+from edgesmith.pipeline.events import Log
 
 BuildPrecision = Literal["fp32", "fp16", "int8", "best"]
-BUILD_PRECISIONS: tuple[BuildPrecision, ...] = ("fp32", "fp16", "int8", "best")
+BUILD_PRECISIONS: tuple[BuildPrecision, ...] = get_args(BuildPrecision)
 Plugins = Literal["none", "auto"]
 
 _DISTRIBUTIONS: dict[Backend, str] = {
@@ -41,7 +33,6 @@ _DISTRIBUTIONS: dict[Backend, str] = {
     "tensorrt": "tensorrt",
     "torch_tensorrt": "torch-tensorrt",
 }
-Log = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -134,7 +125,7 @@ class Build:
         self.require_backends()
         notes: list[dict[str, Any]] = []  # into the sidecar: times would make equal bundles differ
         with slot.writing(BundleFolder, parents=[model], engines=notes) as folder:
-            _copy(model, folder)
+            model.copy_to(folder)
             notes += self.add_engines(folder, model.path, slot.log)
         return BundleFolder(slot.out)
 
@@ -262,14 +253,6 @@ def remove_engines(folder: Path, key: str) -> None:
     """Remove from the bundle at `folder` the engines of this key, with whatever plugins: one of them is to be put there."""
     for older in (folder / "engines").glob(f"{key}*"):
         shutil.rmtree(older)
-
-
-def _copy(model: OnnxModel, folder: Path) -> None:
-    for name in payload_files(model.path, without=(SIDECAR,)):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model.path / name, folder / name)
-    if content_digest(folder) != model.sidecar["digest"]:
-        raise ValueError(f"{model.path} was changed while it was copied; export it again")
 
 
 def _try_golden(folder: Path, source: Path, precision: str, key: str, log: Log) -> dict[str, Any]:

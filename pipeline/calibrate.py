@@ -19,8 +19,7 @@ frames run side by side.
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
@@ -30,15 +29,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesmith.calibration.int8 import FILE, METHODS, Calibration, Layer, Method, Outcome, Source
+from edgesmith.calibration.int8 import METHODS, Calibration, Layer, Method, Outcome, Source
 from edgesmith.deploy import bundle as bundles
-from edgesmith.deploy.files import payload_files, sha256_json
+from edgesmith.deploy.files import sha256_json
 from edgesmith.deploy.images import in_colour_order
 from edgesmith.deploy.meta import Meta
 
-from .artifacts import SIDECAR, OnnxModel, Slot, exported_from
+from .artifacts import OnnxModel, Slot, exported_from
 from .data.choose import spread, stratified
 from .data.spec import Data, open_split, splits, splits_digest
+from .events import Log
 from .frames import Frames, label_table
 from .int8.fallback import fall_back
 from .int8.journal import Journal
@@ -154,10 +154,8 @@ class Calibrate:
         )
         self._require(calibration)
         with slot.writing(OnnxModel, parents=[model], calibration=calibration.digest, seed=self.seed) as folder:
-            for name in payload_files(model.path, without=(SIDECAR, FILE)):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(model.path / name, folder / name)
-            calibration.write(folder / FILE)
+            model.copy_to(folder)
+            calibration.write(folder / bundles.CALIBRATION)
         return OnnxModel(slot.out)
 
     def _frames(self, meta: Meta, journal: Journal) -> tuple[_Chosen, _Chosen]:
@@ -230,7 +228,7 @@ class _Judged:
     layers: Mapping[str, Layer]
     judge: Judge
     journal: Journal
-    log: Callable[..., None]
+    log: Log
 
     def fall_back(self, limit: float) -> dict[str, Layer]:
         """The layers with what each costs alone, and those held back that the limit needs to be."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+
+Log = Callable[..., None]
+"""Called as log(event, **fields)."""
 
 SCALARS = (
     *("loss", "lr", "val_miou", "pixel_loss", "arch_loss", "arch_pixel_loss"),
@@ -21,10 +25,14 @@ STEP_LINE_SECONDS = 1.0
 """Of training steps, at most one a second goes to disk."""
 
 
+def silent(event: str, **fields: Any) -> None:
+    """Drop an event: the log where nobody listens."""
+
+
 class EventLog:
     """Called as log(event, **fields): appends to events.jsonl, feeds TensorBoard, tells the view."""
 
-    def __init__(self, folder: Path, view: Callable[..., None]) -> None:
+    def __init__(self, folder: Path, view: Log) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._lines: IO[str] = (folder / "events.jsonl").open("a+", encoding="utf-8")
         self._end_torn_line()
@@ -144,7 +152,7 @@ class RichView:
             self._task = None
 
 
-def view_for(stream: IO[str]) -> Callable[..., None]:
+def view_for(stream: IO[str]) -> Log:
     """A live bar where `stream` is a terminal and rich is installed, plain lines elsewhere."""
     if stream.isatty():
         try:
@@ -154,10 +162,20 @@ def view_for(stream: IO[str]) -> Callable[..., None]:
     return PlainView(stream)
 
 
-def close_view(view: Callable[..., None]) -> None:
+def close_view(view: Log) -> None:
     """Leave the terminal as it was: a live bar hides the cursor."""
     if isinstance(view, RichView):
         view.close()
+
+
+@contextmanager
+def viewing(stream: IO[str]) -> Iterator[Log]:
+    """A view on `stream` for as long as the block lasts, however that ends."""
+    view = view_for(stream)
+    try:
+        yield view
+    finally:
+        close_view(view)
 
 
 def epoch_line(fields: dict[str, Any]) -> str:

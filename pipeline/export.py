@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from edgesmith import models
+from edgesmith.deploy.fields import MAX_SIDE
 from edgesmith.deploy.files import write_bytes, write_json
-from edgesmith.deploy.meta import MAX_SIDE, VOID, Meta, Parity
+from edgesmith.deploy.meta import VOID, Meta, Parity
 from edgesmith.models.model import Model, read_model
 from edgesmith.pipeline.artifacts import OnnxModel, Slot, Weights, tool_versions
 from edgesmith.pipeline.data.dataset import MIN_SIDE
@@ -240,6 +241,7 @@ class _Check:
         from .graphs.graph import with_outputs
 
         def session(proto: ModelProto) -> Any:
+            # Not open_session: sums in other threads come out otherwise in their last digits, and parity goes into meta.json.
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             return onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])

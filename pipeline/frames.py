@@ -1,13 +1,14 @@
-"""A labelled split as a graph sees it: frames at its size and in its colour order, truth in its class indices."""
+"""Frames as a graph takes them, at its size and in its colour order, with the truth in its class indices; golden frames too."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesmith.deploy.images import in_colour_order
+from edgesmith.deploy.images import in_colour_order, read_png
 from edgesmith.deploy.meta import Meta
 
 from .data.dataset import VOID, Sample, Split
@@ -74,3 +75,9 @@ def label_table(dataset: tuple[str, ...], bundle: tuple[str, ...]) -> NDArray[np
     for label, name in enumerate(dataset):
         table[label] = bundle.index(name)
     return table
+
+
+def golden_frames(folder: Path, meta: Meta) -> list[NDArray[np.uint8]]:
+    """The golden frames of a graph folder as its graph takes them."""
+    images = sorted(p for p in (folder / "golden").glob("*.png") if not p.name.endswith(".mask.png"))
+    return [in_colour_order(read_png(p, True), meta.colour_order) for p in images]

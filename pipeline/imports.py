@@ -16,6 +16,7 @@ from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, model_jso
 
 from .artifacts import Weights, open_artifact, require_free
 from .data.cityscapes import CITYSCAPES
+from .events import silent
 from .stage import is_current, stage_key, standalone_slot
 
 
@@ -78,7 +79,7 @@ def _write(stage: ImportSqueezeNas | Untrained, arch: Arch, tensors: bytes, out:
     if is_current(Weights(out), key):
         return Weights(out)
     require_free(out)
-    with standalone_slot(out, stage, key, lambda event, **fields: None).writing(Weights) as folder:
+    with standalone_slot(out, stage, key, silent).writing(Weights) as folder:
         write_bytes(folder / model.weights, tensors)
         write_json(folder / "model.json", model_json(model))
     return Weights(out)

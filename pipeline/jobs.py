@@ -21,8 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from edgesmith.deploy.fields import Fields
 from edgesmith.deploy.files import read_json, write_json
-from edgesmith.deploy.meta import Fields
+
+from .events import Log, silent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,7 +57,7 @@ def run_jobs(
     record: Path,
     executor: Executor | None = None,
     timeout_s: float | None = None,
-    log: Callable[..., None] = lambda event, **fields: None,
+    log: Log = silent,
 ) -> dict[str, Result]:
     """`work(jobs[name])` for each name of which `record` holds no result; the results of all, in the order of `jobs`.
 

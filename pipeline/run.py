@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import importlib.util
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from .export import Export
 from .recipe import Recipe, Teacher
 from .search.fasterseg import FasterSegSearch
 from .search.squeezenas import SqueezeNasSearch
-from .stage import LOCK, Pipeline
+from .stage import LOCK, Pipeline, locked
 from .train import Start, Train
 
 
@@ -236,18 +234,6 @@ def require_cuda() -> None:
     from .training.device import pick_device
 
     pick_device("cuda")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process. The lock dies with the process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(f"another edgesmith is running in {folder}; wait for it or choose another --out") from None
-        yield
 
 
 def environment() -> dict[str, Any]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesmith.deploy.bundle import GRAPH, MANIFEST, META, Bundle, in_colour_order
+from edgesmith.deploy.bundle import GRAPH, MANIFEST, META, Bundle
 from edgesmith.deploy.engines import Engine
+from edgesmith.deploy.images import in_colour_order
 from edgesmith.deploy.meta import EngineRecord, Meta
 
 from .artifacts import SIDECAR, Weights, open_artifact

@@ -7,9 +7,11 @@ that is resume and caching in one rule.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -17,17 +19,28 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from edgesmith.deploy.files import remove_leftovers, sha256_json
 
 from .artifacts import SIDECAR, Artifact, Slot, require_ours
+from .events import Log
 
 LOCK = ".edgesmith-run"
 """Marks a run folder as ours, and is locked while something is made in it."""
 
-A = TypeVar("A", contravariant=True)
-B = TypeVar("B", covariant=True)
 Made = TypeVar("Made", bound=Artifact)
 
 
-class Stage(Protocol[A, B]):
-    """A frozen dataclass that is also a callable `A -> B`. Its fields are its whole configuration.
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process. The lock dies with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another edgesmith is running in {folder}; wait for it or choose another --out") from None
+        yield
+
+
+class Stage(Protocol):
+    """A frozen dataclass that is also a callable, of its inputs and a `Slot`. Its fields are its whole configuration.
 
     Fields whose metadata has `identity=False` say how to do the work, not what comes of it (a number of threads), and do not
     enter the key. What has a `digest` (a dataset, other weights, a stage that reads a file) enters the key by it.
@@ -35,7 +48,9 @@ class Stage(Protocol[A, B]):
 
     version: ClassVar[int]
 
-    def __call__(self, given: A, slot: Slot, /) -> B: ...
+    def __call__(self, *given: Any, **_: Any) -> Any:
+        """The artifact made of `given`, whose last is the slot. Each stage says what it takes."""
+        ...
 
 
 def configuration(stage: Any) -> dict[str, Any]:
@@ -87,9 +102,9 @@ class Pipeline:
     """Runs stages one after another inside a run folder and skips those that are up to date."""
 
     folder: Path
-    log: Callable[..., None]
+    log: Log
 
-    def run(self, name: str, kind: type[Made], stage: Any, *given: Artifact) -> Made:
+    def run(self, name: str, kind: type[Made], stage: Stage, *given: Artifact) -> Made:
         """The artifact of `stage` for `given` in `folder/name`, made now unless it is there or was there before."""
         key = stage_key(stage, *given)
         artifact = kind(self.folder / name)
@@ -131,13 +146,12 @@ class Pipeline:
         """What was set aside of a stage: of the first letters of a key, or "damaged"."""
         return sorted((self.folder / "replaced").glob(f"{name}-{version}-*"))
 
-    def slot(self, name: str, stage: Any, key: str) -> Slot:
+    def slot(self, name: str, stage: Stage, key: str) -> Slot:
         def log(event: str, **fields: Any) -> None:
             self.log(event, stage=name, **fields)
 
-        config = {"stage": type(stage).__name__, "version": stage.version, "config": configuration(stage)}
         scratch = self.folder / ".scratch" / name / key[:12]  # a key's own: the checkpoints of others stay
-        return Slot(self.folder / name, key, scratch, log, config)
+        return Slot(self.folder / name, key, scratch, log, _made_by(stage))
 
 
 def is_current(artifact: Artifact, key: str) -> bool:
@@ -151,7 +165,11 @@ def is_current(artifact: Artifact, key: str) -> bool:
     return bool(artifact.sidecar["key"] == key)
 
 
-def standalone_slot(out: Path, stage: Any, key: str, view: Callable[..., None]) -> Slot:
-    """A slot for one stage that runs outside a pipeline: no scratch folder, events go to `view` only."""
-    config = {"stage": type(stage).__name__, "version": stage.version, "config": configuration(stage)}
-    return Slot(out, key, None, view, config)
+def standalone_slot(out: Path, stage: Any, key: str, view: Log, scratch: Path | None = None) -> Slot:
+    """A slot for one stage that runs outside a pipeline: events go to `view` only. With `scratch` it can go on after a kill."""
+    return Slot(out, key, scratch, view, _made_by(stage))
+
+
+def _made_by(stage: Any) -> dict[str, Any]:
+    """What the sidecar says of the stage."""
+    return {"stage": type(stage).__name__, "version": stage.version, "config": configuration(stage)}

@@ -15,7 +15,6 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +28,7 @@ from edgesmith.deploy.files import write_json
 from edgesmith.pipeline.artifacts import BundleFolder, Slot, Validation, Weights, open_artifact, open_weights_of
 from edgesmith.pipeline.data.dataset import Sample, Split
 from edgesmith.pipeline.data.spec import Data, open_split
+from edgesmith.pipeline.events import Log
 from edgesmith.pipeline.frames import Frames, label_table
 from edgesmith.pipeline.metrics import ConfusionMatrix
 
@@ -148,7 +148,7 @@ class _Measured:
     """Index -> a sample with what the engine said; a few, evenly spread over the split."""
 
 
-def _measure(engine: Engine, frames: Frames, warmup: int, log: Callable[..., None]) -> _Measured:
+def _measure(engine: Engine, frames: Frames, warmup: int, log: Log) -> _Measured:
     """One pass over the frames. What is timed is a frame's way from the dataset to its label map; scoring it is not.
 
     decode: reading the sample, its label included, because a split gives both (drawing, for a procedural dataset; next to
@@ -196,7 +196,7 @@ def _write_sample(folder: Path, name: str, sample: Sample, prediction: NDArray[n
         (folder / f"{name}{end}").write_bytes(data.tobytes())
 
 
-def _agreement_on_split(weights: Weights, engine: Engine, frames: Frames, log: Callable[..., None]) -> dict[str, Any]:
+def _agreement_on_split(weights: Weights, engine: Engine, frames: Frames, log: Log) -> dict[str, Any]:
     """A second pass with torch beside the engine, apart from the first so that neither its time nor its memory is in there."""
     from edgesmith import models
     from edgesmith.pipeline.reference import labels_by_torch

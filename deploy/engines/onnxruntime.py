@@ -74,11 +74,7 @@ class BoundSession:
         self.version: str = ort.__version__
         self.frame_hw = frame_hw
         self._failures = failures(ort)
-        self._session: Any = None
-        try:
-            self._session = ort.InferenceSession(model, session_options(ort, options), providers=["CPUExecutionProvider"])
-        except self._failures as e:
-            raise ValueError(f"{refusal}: {e}") from e
+        self._session: Any = open_session(model, options, refusal)
         self._require_signature(output, buffer, named)
         self._binding = self._session.io_binding()
         # The OrtValue shares the numpy buffer; both must outlive the binding.
@@ -152,6 +148,19 @@ class OnnxRuntimeEngine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def open_session(model: str | bytes, options: SessionOptions, refusal: str | None = None) -> Any:
+    """An ONNX Runtime session of `model` (a path, or the graph itself) on the CPU.
+
+    Raises ImportError as `library` does, and ValueError that begins with `refusal` when ONNX Runtime does not take the graph.
+    """
+    ort = library()
+    try:
+        return ort.InferenceSession(model, session_options(ort, options), providers=["CPUExecutionProvider"])
+    except failures(ort) as e:
+        refusal = refusal or f"ONNX Runtime {ort.__version__} does not take the graph"
+        raise ValueError(f"{refusal}: {e}") from e
 
 
 def session_options(ort: ModuleType, options: SessionOptions) -> Any:

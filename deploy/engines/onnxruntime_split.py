@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesmith.deploy.engines.onnxruntime import BACKEND, BoundSession, SessionOptions, library, processor
+from edgesmith.deploy.fields import Fields
 from edgesmith.deploy.files import read_json
-from edgesmith.deploy.meta import Fields
 from edgesmith.deploy.plugins import VERSIONS
 from edgesmith.deploy.plugins.twin import CpuEnlargement
 

@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from edgesmith.deploy.bundle import META, Meta, graph_name
+from edgesmith.deploy.bundle import META, graph_name
 from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine
 from edgesmith.deploy.engines.turns import inference, medians_ms
-
-from .plugin_choice import golden_frames
+from edgesmith.deploy.meta import Meta
+from edgesmith.pipeline.frames import golden_frames
 
 ROUNDS = 30
 MARGIN = 0.05

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from edgesmith.deploy.bundle import SIDECAR, Bundle
-from edgesmith.deploy.files import bring_back, new_folder, payload_files, read_json, remove_leftovers, sha256_json, write_json
+from edgesmith.deploy.files import bring_back, copy_payload, new_folder, read_json, remove_leftovers, sha256_json, write_json
 from edgesmith.pipeline.artifacts import file_digests
 from edgesmith.pipeline.build import Build
+from edgesmith.pipeline.events import Log
 from edgesmith.pipeline.stage import LOCK
 
 
-def add_engines(folder: Path, build: Build, log: Callable[..., None]) -> list[dict[str, Any]]:
+def add_engines(folder: Path, build: Build, log: Log) -> list[dict[str, Any]]:
     """Build the engines that `build` asks for into the bundle at `folder`; notes of each, with its key.
 
     The bundle is copied, added to and put in the place of the old one, so that it is at every moment one or the other; where
@@ -34,9 +34,7 @@ def add_engines(folder: Path, build: Build, log: Callable[..., None]) -> list[di
         Bundle.open(folder).verify()  # what was changed on the way here is not built upon
         remove_leftovers(folder)  # now that there is a bundle, no one is building it
         with new_folder(folder) as temporary:
-            for name in payload_files(folder):
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / name, temporary / name)
+            copy_payload(folder, temporary)
             notes = build.add_engines(temporary, folder, log)
             if (temporary / SIDECAR).is_file():
                 _update_sidecar(temporary, notes)

@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgesmith.deploy.bundle import EngineRecord, graph_name
+from edgesmith.deploy.bundle import graph_name
 from edgesmith.deploy.engines import Backend
 from edgesmith.deploy.engines import tensorrt as trt
 from edgesmith.deploy.engines.gpu import Gpu
 from edgesmith.deploy.engines.tensorrt_options import version_number
 from edgesmith.deploy.files import sha256_file, write_json
+from edgesmith.deploy.meta import EngineRecord
 from edgesmith.deploy.plugins import LIBRARY, PluginLibrary
-from edgesmith.pipeline.build import Build, Log, installed_version, known_graph, remove_engines
+from edgesmith.pipeline.build import Build, installed_version, known_graph, remove_engines
+from edgesmith.pipeline.events import Log
 
 from .plugin_plans import Candidate, choose
 

@@ -7,13 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgesmith.deploy.bundle import META, Meta, graph_name
+from edgesmith.deploy.bundle import META, graph_name
 from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine
 from edgesmith.deploy.engines.turns import inference, medians_ms
-from edgesmith.deploy.images import in_colour_order, read_png
+from edgesmith.deploy.meta import Meta
+from edgesmith.pipeline.frames import golden_frames
 
 if TYPE_CHECKING:
     from edgesmith.deploy.engines import Engine
@@ -66,12 +64,6 @@ def choose(folder: Path, precision: str) -> Choice:
         runs = {name: inference(engine, frames) for name, engine in engines.items()}
         median_ms = medians_ms(runs, ROUNDS, BLOCK, WARM_UP)
     return faster(split, median_ms, ROUNDS)
-
-
-def golden_frames(folder: Path, meta: Meta) -> list[NDArray[np.uint8]]:
-    """The golden frames of a graph folder as its graph takes them."""
-    images = sorted(p for p in (folder / "golden").glob("*.png") if not p.name.endswith(".mask.png"))
-    return [in_colour_order(read_png(p, True), meta.colour_order) for p in images]
 
 
 def faster(split: Split, median_ms: dict[str, float], rounds: int) -> Choice:

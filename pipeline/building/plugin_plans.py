@@ -11,14 +11,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgesmith.deploy.bundle import META, Meta, graph_name
+from edgesmith.deploy.bundle import META, graph_name
 from edgesmith.deploy.engines import Backend
 from edgesmith.deploy.engines.tensorrt import BuiltPlan, Timed, time_plans
 from edgesmith.deploy.engines.tensorrt_options import SUPPORT
 from edgesmith.deploy.files import write_bytes
+from edgesmith.deploy.meta import Meta
 from edgesmith.deploy.plugins import HOW_TO_BUILD, PluginLibrary, our_library
+from edgesmith.pipeline.events import Log
+from edgesmith.pipeline.frames import golden_frames
 
-from .plugin_choice import MARGIN, NATIVE, ROUNDS, golden_frames
+from .plugin_choice import MARGIN, NATIVE, ROUNDS
 
 AGREEMENT = 0.99
 """Share of the golden pixels that a plan with plugins must label as the native plan of the same precision does."""
@@ -47,7 +50,7 @@ def choose(
     folder: Path,
     library: str | None,
     build: Callable[[Path, Path, PluginLibrary | None], BuiltPlan],
-    log: Callable[..., None],
+    log: Log,
     timeout_s: float,
 ) -> Chosen:
     """Build the graph of `precision` in graph folder `folder` with plugins too, beside the native plan, and take the fastest.

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from edgesmith import models
-from edgesmith.deploy.bundle import META, Meta
+from edgesmith.deploy.bundle import META
 from edgesmith.deploy.engines.gpu import current_gpu
 from edgesmith.deploy.engines.tensorrt import BuiltPlan
 from edgesmith.deploy.engines.tensorrt_options import PlanOptions
 from edgesmith.deploy.files import write_bytes
+from edgesmith.deploy.meta import Meta
 from edgesmith.pipeline.reference import resized
 
 

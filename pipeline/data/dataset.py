@@ -8,7 +8,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-VOID = 255
+from edgesmith.deploy import meta
+
+VOID = meta.VOID
 """Label of pixels that no class claims; ignored by losses and metrics. Every loader maps its own void to this."""
 MIN_SIDE = 64
 """Smallest height and width in pixels of frames: networks take no smaller ones, and the street is drawn no smaller."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgesmith.deploy.meta import MAX_SIDE
+from edgesmith.deploy.fields import MAX_SIDE
 
 from .dataset import MIN_SIDE, Split
 

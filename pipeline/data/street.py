@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .camvid import CAMVID
-from .dataset import LabelSet, Sample
+from .dataset import MIN_SIDE, LabelSet, Sample
 from .street_ground import paint_bonnet, paint_ground, paint_sky, response
 from .street_layout import lay_furniture, lay_people, lay_side, lay_traffic
 from .street_scene import draw_scene, integer
@@ -23,9 +23,6 @@ GENERATOR_VERSION = 1
 
 STREET = CAMVID
 """CamVid's eleven classes in its order and colours."""
-
-MIN_SIDE = 64
-"""Smallest height and width in pixels at which the scene can be drawn."""
 
 
 @dataclass(frozen=True)

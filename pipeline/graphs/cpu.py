@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgesmith.deploy.engines.onnxruntime import SessionOptions, failures, library, session_options
+from edgesmith.deploy.engines.onnxruntime import SessionOptions, open_session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -21,12 +21,7 @@ def session(model: ModelProto) -> Any:
 
     Raises ValueError when ONNX Runtime does not take the graph.
     """
-    ort = library()
-    options = session_options(ort, SessionOptions(threads=1, spinning=False))
-    try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except failures(ort) as e:
-        raise ValueError(f"ONNX Runtime {ort.__version__} does not take the graph: {e}") from e
+    return open_session(model.SerializeToString(), SessionOptions(threads=1, spinning=False))
 
 
 def run_frames(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ from onnx import NodeProto, TensorProto
 from .view import STANDARD, GraphView, attribute, given, is_zero
 
 Target = Literal["trt10.3", "trt10.16", "trt11", "rtx"]
-TARGETS: tuple[Target, ...] = ("trt10.3", "trt10.16", "trt11", "rtx")
+TARGETS: tuple[Target, ...] = get_args(Target)
 """trt10.3 is JetPack 6, trt10.16 JetPack 7.2, trt11 what follows; rtx is TensorRT for RTX 1.7."""
 
 OPSETS: dict[Target, tuple[int, int]] = {"trt10.3": (9, 20), "trt10.16": (9, 24), "trt11": (9, 24), "rtx": (9, 24)}

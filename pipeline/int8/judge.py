@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgesmith.deploy.images import in_colour_order
 from edgesmith.pipeline.data.dataset import Sample
+from edgesmith.pipeline.events import Log, silent
 from edgesmith.pipeline.frames import Frames
 from edgesmith.pipeline.graphs.cpu import run_frames, session
 from edgesmith.pipeline.graphs.graph import with_outputs
@@ -69,7 +69,7 @@ class Judge:
     graph: ModelProto
     picks: tuple[Pick, ...]
     workers: int = 1
-    log: Callable[..., None] = field(default=lambda event, **fields: None)
+    log: Log = silent
 
     def loss(self, graph: ModelProto, count: int | None = None) -> Loss:
         """On the first `count` frames, all by default. Raises ValueError when none of their pixels is labelled."""

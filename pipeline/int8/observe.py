@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgesmith.calibration import ranges
 from edgesmith.calibration.int8 import Layer, Method
+from edgesmith.pipeline.events import Log
 from edgesmith.pipeline.graphs.cpu import run_frames, session
 from edgesmith.pipeline.graphs.graph import with_outputs
 from edgesmith.pipeline.graphs.precision import convolutions
@@ -35,7 +36,7 @@ class Watched(NamedTuple):
     workers: int
     """Frames that run side by side."""
     journal: Journal
-    log: Callable[..., None]
+    log: Log
 
 
 def observe(graph: ModelProto, watched: Watched, method: Method, percentile: float) -> dict[str, Layer]:

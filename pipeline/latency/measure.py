@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,8 +29,9 @@ from edgesmith.deploy.files import read_json, write_bytes, write_json
 from edgesmith.models.model import IMAGENET_MEAN
 from edgesmith.models.parts import Frame, Labels, Part
 from edgesmith.pipeline.artifacts import tool_versions
+from edgesmith.pipeline.events import Log, silent
 from edgesmith.pipeline.jobs import Result, run_jobs
-from edgesmith.pipeline.run import locked
+from edgesmith.pipeline.stage import locked
 
 from .timing import REPEATS, Stopwatch
 
@@ -47,7 +48,7 @@ LIBRARIES = ("numpy", "onnxruntime", "torch", "onnx", "onnxscript", "onnxsim")
 """Whose versions enter the fingerprint: one runs the graphs, the others make them."""
 
 
-def export_pieces(pieces: Mapping[str, Part], out: Path, *, log: Callable[..., None] = lambda event, **fields: None) -> int:
+def export_pieces(pieces: Mapping[str, Part], out: Path, *, log: Log = silent) -> int:
     """Export `pieces` beside the table `out` to be, so that `measure` need only time them; how many there are.
 
     Stopped, it goes on where it was. Measuring removes the graphs when it ends. Raises BlockingIOError when another process
@@ -69,7 +70,7 @@ def measure(
     backend: Backend = "onnxruntime",
     threads: int = 0,
     rounds: int = ROUNDS,
-    log: Callable[..., None] = lambda event, **fields: None,
+    log: Log = silent,
 ) -> Table:
     """Measure `pieces` into the table `out`; entries that are finished there are left as they are.
 
@@ -107,7 +108,7 @@ def _scratch(out: Path) -> Path:
     return out.parent / f".{out.name}.graphs"
 
 
-def _exported(pieces: Mapping[str, Part], scratch: Path, log: Callable[..., None]) -> dict[str, Result]:
+def _exported(pieces: Mapping[str, Part], scratch: Path, log: Log) -> dict[str, Result]:
     if (scratch / TOOLS).is_file() and read_json(scratch / TOOLS) != _tools():
         for stale in (scratch / RECORD, *scratch.glob("*.onnx")):  # a table says by what versions its graphs were made
             stale.unlink(missing_ok=True)
@@ -138,7 +139,7 @@ def _rounds_of(table: Table, key: str) -> int:
     return 0 if entry is None else len(entry.rounds_ms)
 
 
-def _rounds(table: Table, out: Path, pieces: Mapping[str, _Piece], machine: Fingerprint, log: Callable[..., None]) -> Table:
+def _rounds(table: Table, out: Path, pieces: Mapping[str, _Piece], machine: Fingerprint, log: Log) -> Table:
     total = sum(table.rounds - _rounds_of(table, key) for key in pieces)
     done = 0
     for number in range(table.rounds):

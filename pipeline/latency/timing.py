@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgesmith.deploy.engines.onnxruntime import SessionOptions, failures, library, session_options
+from edgesmith.deploy.engines.onnxruntime import SessionOptions, library, open_session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -30,12 +30,7 @@ class Session:
 
     def __init__(self, model: ModelProto, options: SessionOptions) -> None:
         ort = library()
-        try:
-            self._session = ort.InferenceSession(
-                model.SerializeToString(), session_options(ort, options), providers=["CPUExecutionProvider"]
-            )
-        except failures(ort) as e:
-            raise ValueError(f"ONNX Runtime {ort.__version__} does not take the graph: {e}") from e
+        self._session = open_session(model.SerializeToString(), options)
         self._binding: Any = self._session.io_binding()
         self._held: list[Any] = []  # what is bound must outlive the binding
         random = np.random.default_rng(0)

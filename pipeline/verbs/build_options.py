@@ -2,60 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import click
 
-from .options import FOLDER
-
-if TYPE_CHECKING:
-    from edgesmith.pipeline.build import Build
-
-
-class HowToBuild(NamedTuple):
-    """What the options said."""
-
-    precision: Any
-    compute_capability: str
-    workspace: int | None
-    optimization_level: int | None
-    version_compatible: bool
-    timing_cache: Path | None
-    weights: Path | None
-    plugins: Any
-    plugin_library: Path | None
-    timeout: float
-
-    def stage(self, backends: tuple[Any, ...]) -> Build:
-        """The stage that builds so. Raises ValueError."""
-        from edgesmith.deploy.engines.tensorrt_options import PlanOptions
-        from edgesmith.pipeline.build import Build
-
-        plan = PlanOptions(
-            timing_cache=None if self.timing_cache is None else str(self.timing_cache),
-            workspace_mib=self.workspace,
-            optimization_level=self.optimization_level,
-            version_compatible=self.version_compatible,
-        )
-        return Build(
-            backends,
-            self.precision,
-            self.compute_capability,
-            plan,
-            weights=None if self.weights is None else str(self.weights),
-            timeout_s=self.timeout,
-            plugins=self.plugins,
-            plugin_library=None if self.plugin_library is None else str(self.plugin_library),
-        )
-
+from edgesmith.deploy.engines import PRECISIONS
 
 _OPTIONS = (
     click.option(
         "--precision",
-        type=click.Choice(["fp32", "fp16", "int8", "best"]),
+        type=click.Choice((*PRECISIONS, "best")),
         default="fp32",
         show_default=True,
         help="best: the fastest as measured here; onnxruntime only.",
@@ -67,11 +26,13 @@ _OPTIONS = (
         metavar="SM",
         help="GPU that tensorrt_rtx builds for, or current.",
     ),
-    click.option("--workspace", type=click.IntRange(1), metavar="MIB", help="Scratch memory of one layer, at most."),
+    click.option(
+        "--workspace", "workspace_mib", type=click.IntRange(1), metavar="MIB", help="Scratch memory of one layer, at most."
+    ),
     click.option("--optimization-level", type=click.IntRange(0, 5), metavar="0-5", help="TensorRT's effort; its default is 3."),
     click.option("--version-compatible", is_flag=True, help="The plan also runs on later versions of TensorRT."),
-    click.option("--timing-cache", type=FOLDER, metavar="FILE", help="Keeps TensorRT's timings for the next build."),
-    click.option("--weights", type=FOLDER, metavar="DIR", help="Weights that torch_tensorrt compiles."),
+    click.option("--timing-cache", type=click.Path(), metavar="FILE", help="Keeps TensorRT's timings for the next build."),
+    click.option("--weights", type=click.Path(), metavar="DIR", help="Weights that torch_tensorrt compiles."),
     click.option(
         "--plugins",
         type=click.Choice(["none", "auto"]),
@@ -81,7 +42,7 @@ _OPTIONS = (
     ),
     click.option(
         "--plugin-library",
-        type=FOLDER,
+        type=click.Path(),
         metavar="FILE",
         envvar="EDGESMITH_PLUGINS",
         show_envvar=True,
@@ -89,6 +50,7 @@ _OPTIONS = (
     ),
     click.option(
         "--timeout",
+        "timeout_s",
         type=click.FloatRange(0, min_open=True),
         default=1200,
         show_default=True,
@@ -96,15 +58,21 @@ _OPTIONS = (
         help="Then building one plan, or timing those with plugins, is given up; not for torch_tensorrt.",
     ),
 )
+_OF_BUILD = ("precision", "compute_capability", "weights", "timeout_s", "plugins", "plugin_library")
+"""Options that are fields of `Build`; the others are those of its `plan`."""
 
 
 def build_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` these options; it is called with `how`, a HowToBuild."""
+    """Give `command` these options; it is called with `stage`, which makes of backends the Build that they ask for."""
 
     @functools.wraps(command)
     def called(**options: Any) -> None:
-        how = HowToBuild(*(options.pop(name) for name in HowToBuild._fields))
-        command(how=how, **options)
+        from edgesmith.deploy.engines.tensorrt_options import PlanOptions
+        from edgesmith.pipeline.build import Build
+
+        plan = PlanOptions(**{field.name: options.pop(field.name) for field in dataclasses.fields(PlanOptions)})
+        rest = {name: options.pop(name) for name in _OF_BUILD}
+        command(stage=functools.partial(Build, plan=plan, **rest), **options)
 
     for option in reversed(_OPTIONS):
         called = option(called)

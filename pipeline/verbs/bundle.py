@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgesmith.deploy.engines import BACKENDS
 
-from .build_options import HowToBuild, build_options
-from .options import FOLDER, json_option
+from .build_options import build_options
+from .options import PATH, json_option
+
+if TYPE_CHECKING:
+    from edgesmith.pipeline.build import Build
 
 
 @click.group()
@@ -21,11 +25,11 @@ def bundle() -> None:
 
 
 @bundle.command("add")
-@click.argument("folder", metavar="BUNDLE", type=FOLDER)
+@click.argument("folder", metavar="BUNDLE", type=PATH)
 @click.option("--backend", type=click.Choice(BACKENDS), required=True, help="Engine to build.")
 @build_options
 @json_option
-def bundle_add(folder: Path, backend: Any, as_json: bool, how: HowToBuild) -> None:
+def bundle_add(folder: Path, backend: Any, as_json: bool, stage: partial[Build]) -> None:
     """Build an engine on this machine into BUNDLE.
 
     What the bundle holds stays beside it; an engine of the same key is replaced. The bundle must be whole, and is put in
@@ -33,13 +37,10 @@ def bundle_add(folder: Path, backend: Any, as_json: bool, how: HowToBuild) -> No
     call puts that right).
     """
     from edgesmith.pipeline.building.bundle_add import add_engines
-    from edgesmith.pipeline.events import close_view, view_for
+    from edgesmith.pipeline.events import viewing
 
-    view = view_for(sys.stderr)
-    try:
-        added = add_engines(folder, how.stage((backend,)), view)
-    finally:
-        close_view(view)
+    with viewing(sys.stderr) as view:
+        added = add_engines(folder, stage((backend,)), view)
     if as_json:
         click.echo(json.dumps({"bundle": str(folder), "added": added}, indent=1))
     else:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +10,11 @@ import click
 
 from edgesmith.calibration.int8 import METHODS
 
-from .options import FOLDER, json_option, out_option, show_result
+from .options import PATH, alone, json_option, out_option, show_result
 
 
 @click.command()
-@click.argument("model", metavar="DIR", type=FOLDER)
+@click.argument("model", metavar="DIR", type=PATH)
 @click.option("--data", "spec", required=True, metavar="SPEC", help="Dataset; its training split gives the ranges.")
 @click.option("--method", type=click.Choice(METHODS), default="percentile", show_default=True, help="From values to ranges.")
 @out_option("Graph folder to write: DIR's files and calibration.json.")
@@ -39,30 +35,17 @@ def calibrate(
     convolutions that cost most stay in fp16 until mIoU loses no more than --limit-drop. Stopped or killed, the same command
     goes on. Then: edgesmith build OUT --precision int8 --out BUNDLE.
     """
-    from edgesmith.calibration.int8 import FILE, Calibration
-    from edgesmith.pipeline.artifacts import OnnxModel, open_artifact, require_free
+    from edgesmith.calibration.int8 import Calibration
+    from edgesmith.deploy.bundle import CALIBRATION
+    from edgesmith.pipeline.artifacts import OnnxModel, open_artifact
     from edgesmith.pipeline.calibrate import Calibrate
     from edgesmith.pipeline.data.spec import parse_spec
-    from edgesmith.pipeline.events import close_view, view_for
-    from edgesmith.pipeline.stage import is_current, stage_key, standalone_slot
 
     parsed, split = parse_spec(spec)
     if split is not None:
         raise ValueError(f"--data {spec}: calibration reads split train, and val where there is one; leave @{split} out")
     stage = Calibrate(parsed, fallback=not no_fallback, workers=workers or len(os.sched_getaffinity(0)), **settings)
     given = open_artifact(OnnxModel, model)
-    key = stage_key(stage, given)
-    if not is_current(OnnxModel(out), key):
-        require_free(out)
-        scratch = out.parent / f".{out.name}.resume"
-        view = view_for(sys.stderr)
-        try:
-            stage(given, replace(standalone_slot(out, stage, key, view), scratch=scratch))
-        finally:
-            close_view(view)
-        shutil.rmtree(scratch, ignore_errors=True)
-    found = Calibration.read(out / FILE)
-    if as_json:
-        click.echo(json.dumps({"path": str(out), **found.summary(), "layers": found.rows()}, indent=1))
-    else:
-        show_result({"path": str(out), **found.summary(), "layers": found.rows()}, False)
+    alone(OnnxModel, stage, given, out, scratch=out.parent / f".{out.name}.resume")
+    found = Calibration.read(out / CALIBRATION)
+    show_result({"path": str(out), **found.summary(), "layers": found.rows()}, as_json)

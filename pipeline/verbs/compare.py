@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import FOLDER, json_option, show_result
+from .options import PATH, json_option, show_result
 
 if TYPE_CHECKING:
     from edgesmith.pipeline.data.dataset import Sample
@@ -20,8 +20,8 @@ SHOWN = 8
 
 
 @click.command()
-@click.argument("a", type=FOLDER)
-@click.argument("b", type=FOLDER)
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
 @click.option("--frames", "pattern", metavar="GLOB", help="Images to compare on, in quotes: 'frames/*.png'.")
 @click.option(
     "--data", "spec", metavar="SPEC", help="Dataset to compare on, which also gives IoU; split val unless @SPLIT is given."

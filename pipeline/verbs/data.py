@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .options import FOLDER, json_option, show_result
+from .options import PATH, json_option, show_result
 
 
 @click.group()
@@ -18,7 +18,7 @@ def data() -> None:
 
 @data.command("show")
 @click.argument("spec", metavar="SPEC")
-@click.option("--out", type=FOLDER, metavar="PNG", help="Picture to write. Default: NAME-SPLIT.png here.")
+@click.option("--out", type=PATH, metavar="PNG", help="Picture to write. Default: NAME-SPLIT.png here.")
 @click.option("--count", type=click.IntRange(1, 64), default=8, show_default=True, help="Frames in the picture.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Chooses the frames.")
 @json_option

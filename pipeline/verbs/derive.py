@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from .options import json_option, show_result
+from .options import FILE, json_option, show_result
 
 if TYPE_CHECKING:
     from edgesmith.pipeline.search.fasterseg_derive import Target
 
 NETS = ("student", "teacher", "pruned_teacher")  # fasterseg_derive.OUTCOMES, whose module --help need not load
-FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 class ScalesType(click.ParamType):  # type: ignore[type-arg]  # older click has no type argument

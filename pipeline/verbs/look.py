@@ -10,7 +10,7 @@ import click
 
 from edgesmith.deploy.engines import BACKENDS, PRECISIONS
 
-from .options import FOLDER, alone, json_option, show_result
+from .options import PATH, alone, json_option, show_result
 
 if TYPE_CHECKING:
     from edgesmith.deploy.bundle import Bundle
@@ -23,7 +23,7 @@ precision_option = click.option(
 
 
 @click.command()
-@click.argument("artifact", type=FOLDER)
+@click.argument("artifact", type=PATH)
 @json_option
 def show(artifact: Path, as_json: bool) -> None:
     """Print what ARTIFACT holds.
@@ -36,7 +36,7 @@ def show(artifact: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("bundle", type=FOLDER)
+@click.argument("bundle", type=PATH)
 @click.option("--no-run", is_flag=True, help="Check the files only; do not run the golden frames.")
 @backend_option
 @precision_option
@@ -87,13 +87,13 @@ def _first_that_runs(bundle: Bundle, backend: str | None, precision: str | None)
 
 
 @click.command()
-@click.argument("bundle", type=FOLDER)
+@click.argument("bundle", type=PATH)
 @click.option("--data", "spec", required=True, metavar="SPEC", help="Dataset; split test unless @SPLIT is given.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N frames.")
 @backend_option
 @precision_option
-@click.option("--weights", type=FOLDER, metavar="DIR", help="Also run these weights in torch and compare (needs torch).")
-@click.option("--out", type=FOLDER, metavar="DIR", help="Validation folder to write. Default: only print.")
+@click.option("--weights", type=PATH, metavar="DIR", help="Also run these weights in torch and compare (needs torch).")
+@click.option("--out", type=PATH, metavar="DIR", help="Validation folder to write. Default: only print.")
 @json_option
 def validate(
     bundle: Path,

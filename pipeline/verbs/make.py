@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgesmith.deploy.engines import BACKENDS
 
-from .build_options import HowToBuild, build_options
-from .options import FOLDER, SIZE, alone, json_option, out_option, show_result
+from .build_options import build_options
+from .options import PATH, SIZE, alone, json_option, out_option, show_result
+
+if TYPE_CHECKING:
+    from edgesmith.pipeline.build import Build
 
 
 @click.group()
@@ -20,7 +24,7 @@ def weights() -> None:
 
 @weights.command("import")
 @click.argument("family", type=click.Choice(["squeezenas"]))
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @out_option("Weights folder to write.")
 @click.option("--arch", metavar="NAME", help="Published network that FILE belongs to. Default: the one that it fits.")
 @json_option
@@ -62,7 +66,7 @@ def export(
 
 
 @click.command()
-@click.argument("model", metavar="DIR", type=FOLDER)
+@click.argument("model", metavar="DIR", type=PATH)
 @click.option(
     "--backend",
     "backends",
@@ -75,7 +79,7 @@ def export(
 @build_options
 @out_option("Bundle folder to write.")
 @json_option
-def build(model: Path, backends: tuple[Any, ...], out: Path, as_json: bool, how: HowToBuild) -> None:
+def build(model: Path, backends: tuple[Any, ...], out: Path, as_json: bool, stage: partial[Build]) -> None:
     """Build the bundle for a device from graph DIR.
 
     int8 takes a graph folder that edgesmith calibrate wrote. best measures fp32, fp16 and, where calibrated, int8, and says why
@@ -85,5 +89,5 @@ def build(model: Path, backends: tuple[Any, ...], out: Path, as_json: bool, how:
     from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, open_artifact
     from edgesmith.pipeline.show import describe
 
-    alone(BundleFolder, how.stage(backends), open_artifact(OnnxModel, model), out)
+    alone(BundleFolder, stage(backends), open_artifact(OnnxModel, model), out)
     show_result(describe(out), as_json)

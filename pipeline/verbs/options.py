@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from edgesmith.pipeline.artifacts import Artifact
+    from edgesmith.pipeline.stage import Stage
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,29 +31,32 @@ class SizeType(click.ParamType):  # type: ignore[type-arg]  # older click has no
 
 
 SIZE = SizeType()
-FOLDER = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 
 
 def out_option(help_text: str) -> Callable[[F], F]:
-    return click.option("--out", type=FOLDER, required=True, metavar="DIR", help=help_text)
+    return click.option("--out", type=PATH, required=True, metavar="DIR", help=help_text)
 
 
-def alone(kind: Any, stage: Any, given: Any, out: Path) -> None:
-    """Run one stage outside a pipeline, unless `out` holds its result. Raises ValueError when it holds anything else."""
+def alone(kind: type[Artifact], stage: Stage, given: Artifact, out: Path, scratch: Path | None = None) -> None:
+    """Run one stage outside a pipeline, unless `out` holds its result. Raises ValueError when it holds anything else.
+
+    `scratch` is a folder for what a stage that was killed goes on with; when the result is there, it is removed.
+    """
     from edgesmith.pipeline.artifacts import require_free
-    from edgesmith.pipeline.events import close_view, view_for
+    from edgesmith.pipeline.events import viewing
     from edgesmith.pipeline.stage import is_current, stage_key, standalone_slot
 
     key = stage_key(stage, given)
     if is_current(kind(out), key):
         return
     require_free(out)
-    view = view_for(sys.stderr)
-    try:
-        stage(given, standalone_slot(out, stage, key, view))
-    finally:
-        close_view(view)
+    with viewing(sys.stderr) as view:
+        stage(given, standalone_slot(out, stage, key, view, scratch))
+    if scratch is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def show_result(value: dict[str, Any], as_json: bool) -> None:

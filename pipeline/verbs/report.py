@@ -6,14 +6,12 @@ from pathlib import Path
 
 import click
 
-from .options import FOLDER, json_option, show_result
+from .options import PATH, json_option, show_result
 
 
 @click.command()
-@click.argument("run", type=FOLDER)
-@click.option(
-    "--against", type=FOLDER, multiple=True, metavar="RUN", help="Another run to compare its network with; repeatable."
-)
+@click.argument("run", type=PATH)
+@click.option("--against", type=PATH, multiple=True, metavar="RUN", help="Another run to compare its network with; repeatable.")
 @json_option
 def report(run: Path, against: tuple[Path, ...], as_json: bool) -> None:
     """Write RUN/report.html again, from what lies in the run folder.

@@ -10,7 +10,7 @@ import click
 
 from edgesmith.pipeline.recipes import names
 
-from .options import FOLDER, json_option, show_result
+from .options import PATH, json_option, show_result
 
 
 def show_fields(context: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -28,7 +28,7 @@ def show_fields(context: click.Context, option: click.Parameter, wanted: bool) -
 @click.option(
     "--fields", is_flag=True, is_eager=True, expose_value=False, callback=show_fields, help="List all fields of recipes."
 )
-@click.option("--out", type=FOLDER, metavar="DIR", help="Run folder. Default: runs/NAME.")
+@click.option("--out", type=PATH, metavar="DIR", help="Run folder. Default: runs/NAME.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override one field, e.g. train.epochs=3.")
 @click.option("--dry-run", is_flag=True, help="Check the recipe and its inputs, print it in full, run nothing.")
 @json_option

@@ -11,9 +11,7 @@ import click
 
 from edgesmith.deploy.engines import BACKENDS
 
-from .options import SIZE, json_option, show_result
-
-FILE = click.Path(path_type=Path, dir_okay=False)
+from .options import FILE, SIZE, json_option, show_result
 
 
 @click.group()
@@ -54,16 +52,13 @@ def table_measure(
     exports whole networks, and timed warm in rounds over all of them. Stopped or killed, the same command goes on; what is
     measured is not measured again. A table is of one machine, and so is its use.
     """
-    from edgesmith.pipeline.events import close_view, view_for
+    from edgesmith.pipeline.events import viewing
     from edgesmith.pipeline.latency.measure import measure, spread
 
-    view = view_for(sys.stderr)
-    try:
+    with viewing(sys.stderr) as view:
         pieces, task, hw = _wanted(space, classes, input_hw, overrides)
         options = {"backend": backend, "threads": threads, "log": _staged(view)}
         measured = measure(pieces, out, input_hw=hw, classes=task.classes, **options)
-    finally:
-        close_view(view)
     result = {"table": str(out), "digest": measured.digest, "entries": len(measured.entries), **spread(measured)}
     show_result({**result, "machine": measured.fingerprint.to_json()}, as_json)
 

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import click
 
-from .options import SIZE
+from .options import FILE, SIZE
 
 
 @click.command()
 @click.argument("name", metavar="[NAME]", required=False)
 @click.option("--input", "input_hw", type=SIZE, help="Count and draw NAME for this input size. Default: the published one.")
-@click.option(
-    "--draw", "picture", type=click.Path(path_type=Path, dir_okay=False), metavar="SVG", help="Draw NAME to this file."
-)
+@click.option("--draw", "picture", type=FILE, metavar="SVG", help="Draw NAME to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of all networks, or NAME as one JSON object.")
 def zoo(name: str | None, input_hw: tuple[int, int] | None, picture: Path | None, as_json: bool) -> None:
     """List the published networks that can be built, or show NAME.

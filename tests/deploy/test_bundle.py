@@ -18,8 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesmith.deploy.bundle import Bundle, EngineRecord, Meta, check_golden, find_problems, in_colour_order, write_manifest
+from edgesmith.deploy.bundle import Bundle, check_golden, find_problems, write_manifest
 from edgesmith.deploy.files import sha256_json
+from edgesmith.deploy.images import in_colour_order
+from edgesmith.deploy.meta import EngineRecord, Meta
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from edgesmith.calibration.int8 import FILE, Calibration
+from edgesmith.calibration.int8 import Calibration
+from edgesmith.deploy.bundle import CALIBRATION
 from edgesmith.deploy.files import payload_files
 from edgesmith.pipeline.artifacts import OnnxModel, Slot, open_artifact
 from edgesmith.pipeline.calibrate import Calibrate
@@ -45,14 +46,14 @@ def ruined(small: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[OnnxMo
 
 def calibrated(given: tuple[OnnxModel, Data], out: Path, **settings: Any) -> Calibration:
     model, data = given
-    return Calibration.read(Calibrate(data, **{**SETTINGS, **settings})(model, Slot(out)).path / FILE)
+    return Calibration.read(Calibrate(data, **{**SETTINGS, **settings})(model, Slot(out)).path / CALIBRATION)
 
 
 def test_the_result_is_the_graph_folder_with_its_calibration(made: tuple[OnnxModel, Data], tmp_path: Path) -> None:
     found = calibrated(made, tmp_path / "out")
     out = open_artifact(OnnxModel, tmp_path / "out")
     files = payload_files(out.path)
-    assert set(files) - set(payload_files(made[0].path)) == {FILE, "artifact.json"} - {"artifact.json"}
+    assert set(files) - set(payload_files(made[0].path)) == {CALIBRATION, "artifact.json"} - {"artifact.json"}
     assert (out.path / "model.onnx").read_bytes() == (made[0].path / "model.onnx").read_bytes()
     assert out.sidecar["calibration"] == found.digest
     assert found.outcome.fp32 == 1.0
@@ -82,7 +83,7 @@ def test_the_int8_graph_of_a_calibration_runs(made: tuple[OnnxModel, Data], tmp_
 def test_two_calibrations_agree_to_the_bit(made: tuple[OnnxModel, Data], tmp_path: Path, method: str) -> None:
     calibrated(made, tmp_path / "a", method=method)
     calibrated(made, tmp_path / "b", method=method, workers=3)
-    assert (tmp_path / "a" / FILE).read_bytes() == (tmp_path / "b" / FILE).read_bytes()
+    assert (tmp_path / "a" / CALIBRATION).read_bytes() == (tmp_path / "b" / CALIBRATION).read_bytes()
 
 
 def test_each_method_has_ranges_of_its_own(made: tuple[OnnxModel, Data], tmp_path: Path) -> None:
@@ -138,6 +139,26 @@ def test_inputs_that_do_not_fit_are_refused(made: tuple[OnnxModel, Data], tmp_pa
         Calibrate(made[1])(OnnxModel(changed), Slot(tmp_path / "out"))
     with pytest.raises(ValueError, match="frames: 0 is not at least 1\nlimit_drop: nan"):
         Calibrate(made[1], frames=0, limit_drop=float("nan"))
+
+
+def test_a_graph_that_is_changed_while_it_is_calibrated_is_refused(made: tuple[OnnxModel, Data], tmp_path: Path) -> None:
+    model = OnnxModel(Path(shutil.copytree(made[0].path, tmp_path / "onnx")))
+
+    def log(event: str, **_: Any) -> None:
+        if event == "int8":
+            (model.path / "model.onnx").write_bytes(b"x")
+
+    with pytest.raises(ValueError, match="onnx was changed while it was in use; make it again"):
+        Calibrate(made[1], **SETTINGS)(model, Slot(tmp_path / "out", log=log))
+    assert [p.name for p in tmp_path.iterdir()] == ["onnx"]
+
+
+def test_a_calibration_is_replaced_by_the_next(made: tuple[OnnxModel, Data], tmp_path: Path) -> None:
+    calibrated(made, tmp_path / "first")
+    again = calibrated((OnnxModel(tmp_path / "first"), made[1]), tmp_path / "second", method="minmax")
+    assert again.method == "minmax"
+    open_artifact(OnnxModel, tmp_path / "second")
+    assert payload_files(tmp_path / "second") == payload_files(tmp_path / "first")
 
 
 def test_the_key_follows_frames_and_settings(made: tuple[OnnxModel, Data], small: Any, tmp_path: Path) -> None:
@@ -202,7 +223,7 @@ def test_a_killed_calibration_goes_on_where_it_was(ruined: tuple[OnnxModel, Data
         assert not (tmp_path / "out").exists()
     last = events_until(model, data, tmp_path / "out", None)
     assert last.count("progress") < whole.count("progress") / 2
-    assert (tmp_path / "out" / FILE).read_bytes() == (tmp_path / "whole" / FILE).read_bytes()
+    assert (tmp_path / "out" / CALIBRATION).read_bytes() == (tmp_path / "whole" / CALIBRATION).read_bytes()
 
 
 def test_the_verb_writes_shows_and_does_not_run_twice(made: tuple[OnnxModel, Data], tmp_path: Path) -> None:

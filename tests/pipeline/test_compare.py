@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from edgesmith.calibration.int8 import FILE, Calibration
+from edgesmith.calibration.int8 import Calibration
+from edgesmith.deploy.bundle import CALIBRATION
 from edgesmith.deploy.meta import Meta
 from edgesmith.pipeline.artifacts import OnnxModel, Slot, Weights
 from edgesmith.pipeline.build import Build
@@ -120,7 +121,7 @@ def test_engines_of_lower_precision_compare_with_the_graph(
     assert {"stem/out", "residual/out", "classifier/out"} <= {layer["name"] for layer in found["layers"]}
     engine = next((bundle / "engines").iterdir())
     assert compare(model.path, engine, samples)["logits"] == found["logits"]
-    expected = lowered(onnx.load(str(model.path / "model.onnx")), "int8", Calibration.read(calibrated.path / FILE))
+    expected = lowered(onnx.load(str(model.path / "model.onnx")), "int8", Calibration.read(calibrated.path / CALIBRATION))
     assert onnx.load(str(bundle / "model.int8.onnx")) == expected
 
 

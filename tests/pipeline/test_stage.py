@@ -19,8 +19,7 @@ from edgesmith.deploy import files
 from edgesmith.deploy.files import new_folder, read_json, remove_leftovers, write_json, write_text
 from edgesmith.pipeline import events
 from edgesmith.pipeline.artifacts import Architecture, Slot, Weights, open_artifact
-from edgesmith.pipeline.run import locked
-from edgesmith.pipeline.stage import Pipeline, stage_key
+from edgesmith.pipeline.stage import Pipeline, locked, stage_key
 
 
 @dataclass(frozen=True)
@@ -313,7 +312,7 @@ def test_json_never_holds_nan(tmp_path: Path) -> None:
 
 def test_a_second_run_in_the_same_folder_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom edgesmith.pipeline.run import locked\n"
+        "import sys, time\nfrom pathlib import Path\nfrom edgesmith.pipeline.stage import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:

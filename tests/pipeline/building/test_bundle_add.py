@@ -19,7 +19,7 @@ from edgesmith.pipeline.artifacts import BundleFolder, open_artifact
 from edgesmith.pipeline.build import Build
 from edgesmith.pipeline.building import best
 from edgesmith.pipeline.building.bundle_add import add_engines
-from edgesmith.pipeline.run import locked
+from edgesmith.pipeline.stage import locked
 from edgesmith.pipeline.verbs.bundle import bundle as verb
 
 

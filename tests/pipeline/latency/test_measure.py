@@ -27,7 +27,7 @@ from edgesmith.pipeline.graphs import graph
 from edgesmith.pipeline.graphs.graph import cleaned, graph_digest
 from edgesmith.pipeline.latency import measure, timing
 from edgesmith.pipeline.latency.neighbours import between_neighbours, nothing, two_neighbours
-from edgesmith.pipeline.run import locked
+from edgesmith.pipeline.stage import locked
 
 HW = (64, 96)
 TASK = models.Segmentation(5)
