@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import glob
 import hashlib
 import json
@@ -119,13 +120,18 @@ def new_folder(final: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `final`; when the block ends without an error it becomes `final`.
 
     What lay at `final` before is replaced only then; when the block raises, it is untouched. Of a link, what it leads to is
-    replaced.
+    replaced. What a killed process was writing for `final` is cleared first.
     """
     final = final.resolve()
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent))
+    for left in _left(final, ".tmp"):
+        _clear_if_dead(left)
+    temporary, lock = _temporary_beside(final)
     try:
-        yield temporary
+        try:
+            yield temporary
+        finally:
+            os.close(lock)
         temporary.chmod(0o755)
         fsync_tree(temporary)
         if not final.exists():
@@ -138,6 +144,35 @@ def new_folder(final: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _temporary_beside(final: Path) -> tuple[Path, int]:
+    """A new folder, and the lock on it by which others know that its writer lives."""
+    while True:
+        made = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent))
+        try:
+            lock = os.open(made, os.O_RDONLY)
+        except FileNotFoundError:  # another took it for a leftover before it was locked
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if made.exists():
+            return made, lock
+        os.close(lock)
+
+
+def _clear_if_dead(folder: Path) -> None:
+    """Remove a temporary folder unless its writer lives."""
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(lock)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -65,7 +65,7 @@ def main() -> None:
         e.show()
         sys.exit(2)
     except (KeyboardInterrupt, click.exceptions.Abort):
-        click.echo("stopped; start the same command again to go on", err=True)
+        click.echo("stopped; the same command starts again; runs, calibrations and tables go on where they were", err=True)
         sys.exit(130)
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -93,7 +93,12 @@ def _first_that_runs(bundle: Bundle, backend: str | None, precision: str | None)
 @backend_option
 @precision_option
 @click.option("--weights", type=PATH, metavar="DIR", help="Also run these weights in torch and compare (needs torch).")
-@click.option("--out", type=PATH, metavar="DIR", help="Validation folder to write. Default: only print.")
+@click.option(
+    "--out",
+    type=PATH,
+    metavar="DIR",
+    help="Validation folder to write; an earlier one of the same bundle and data is replaced. Default: only print.",
+)
 @json_option
 def validate(
     bundle: Path,
@@ -126,7 +131,7 @@ def validate(
     given = BundleFolder(bundle)  # a device has the bundle without the pipeline's sidecar
     with tempfile.TemporaryDirectory() as temporary:
         target = out or Path(temporary) / "validation"
-        alone(Validation, stage, given, target)
+        alone(Validation, stage, given, target, anew=True)  # times of another day are not today's
         if as_json:
             click.echo((target / "validation.json").read_text(), nl=False)
         else:

@@ -40,19 +40,24 @@ def out_option(help_text: str) -> Callable[[F], F]:
     return click.option("--out", type=PATH, required=True, metavar="DIR", help=help_text)
 
 
-def alone(kind: type[Artifact], stage: Stage, given: Artifact, out: Path, scratch: Path | None = None) -> None:
+def alone(
+    kind: type[Artifact], stage: Stage, given: Artifact, out: Path, scratch: Path | None = None, anew: bool = False
+) -> None:
     """Run one stage outside a pipeline, unless `out` holds its result. Raises ValueError when it holds anything else.
 
-    `scratch` is a folder for what a stage that was killed goes on with; when the result is there, it is removed.
+    `scratch` is a folder for what a stage that was killed goes on with; when the result is there, it is removed. `anew` runs
+    the stage even so, and replaces its result.
     """
     from edgesmith.pipeline.artifacts import require_free
     from edgesmith.pipeline.events import viewing
     from edgesmith.pipeline.stage import is_current, stage_key, standalone_slot
 
     key = stage_key(stage, given)
-    if is_current(kind(out), key):
+    if not is_current(kind(out), key):
+        require_free(out)
+    elif not anew:
+        click.echo(f"{out} is up to date; nothing was done", err=True)
         return
-    require_free(out)
     with viewing(sys.stderr) as view:
         stage(given, standalone_slot(out, stage, key, view, scratch))
     if scratch is not None:

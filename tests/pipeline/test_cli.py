@@ -12,6 +12,7 @@ import pytest
 
 from edgesmith.deploy import bundle as bundles
 from edgesmith.deploy.engines import Engine
+from edgesmith.deploy.files import read_json
 from edgesmith.pipeline import cli, recipe
 from edgesmith.pipeline.build import Build
 from edgesmith.pipeline.building.bundle_add import add_engines
@@ -108,10 +109,28 @@ def test_a_published_network_exports_at_another_input_size_and_builds(
     before = (onnx / "artifact.json").read_bytes()
     code, _, err = call(monkeypatch, capsys, "export", "zoo:squeezenas-mac-small", *sizes, "--out", onnx)
     assert code == 0, err
+    assert f"{onnx} is up to date; nothing was done" in err
     code, _, err = call(monkeypatch, capsys, "export", "zoo:squeezenas-lat-small", *sizes, "--out", onnx)
     assert code == 2
     assert "nothing was overwritten" in err
     assert (onnx / "artifact.json").read_bytes() == before
+
+
+def test_validate_measures_anew_what_it_measured_before_and_replaces_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
+) -> None:
+    given = ["validate", tiny_run / "bundle", "--data", "street", "--out", tmp_path / "v"]
+    times = []
+    for _ in range(2):
+        code, out, err = call(monkeypatch, capsys, *given, "--limit", 2, "--json")
+        assert code == 0, err
+        assert json.loads(out) == read_json(tmp_path / "v" / "validation.json")
+        times.append(json.loads(out)["latency_ms"]["engine"]["mean"])
+    assert times[0] != times[1]
+    code, _, err = call(monkeypatch, capsys, *given, "--limit", 1)
+    assert code == 2
+    assert "nothing was overwritten" in err
+    assert read_json(tmp_path / "v" / "validation.json")["latency_ms"]["engine"]["mean"] == times[1]
 
 
 def test_what_lies_beside_the_out_folder_is_left_alone(

@@ -214,6 +214,22 @@ def test_what_a_kill_between_two_renames_moved_away_comes_back(tmp_path: Path) -
     assert sorted(p.name for p in tmp_path.iterdir()) == [f".{name}.mine.tmp", name]
 
 
+def test_what_killed_processes_left_is_cleared_and_what_another_is_writing_is_not(tmp_path: Path) -> None:
+    script = (
+        "import os, pathlib, signal, sys\n"
+        "from edgesmith.deploy.files import new_folder\n"
+        "with new_folder(pathlib.Path(sys.argv[1])) as folder:\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "x")], check=False)
+    (left,) = tmp_path.iterdir()
+    with new_folder(tmp_path / "x") as first, new_folder(tmp_path / "x") as second:
+        assert not left.exists()
+        assert first.is_dir()
+        assert second.is_dir()
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_folder_is_replaced_with_nothing_left_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
