@@ -85,6 +85,8 @@ def _headline(s: CoSearch) -> str:
             continue
         about = f"{found.branches}; mIoU {percent(found.val_miou)} in the supernet"
         items.append(tile(f"{net.title()} found", f"{found.latency:.4g}", s.unit, about))
+    if s.pruned is not None:
+        items.append(tile("The run's network", "pruned", "teacher", f"{s.pruned.branches}, at the smallest expansion ratio"))
     counts = [sum(row["phase"] == phase for _, row in s.epochs) for phase in ("pretrain", "search")]
     items.append(tile("Epochs", f"{counts[0]} + {counts[1]}", "", "pretraining + search"))
     entropy = s.searched[-1][1].get("entropy") if s.searched else None
@@ -283,7 +285,7 @@ def found(run: RunFolder) -> str:
         numbers += [number(params(f.arch, s.task) / 1e6, 3), _cells(f)]
         body.append([clean(f.net), clean(f.branches), "chosen" if chosen else "", *numbers])
         name = f"{f.net.title()}, branches to {f.branches}"
-        if chosen and f.arch.digest in trained:
+        if f.arch.digest in trained:
             pictures += f'<p class="soft small">{clean(f"{name}: drawn under {trained[f.arch.digest]}.")}</p>'
             continue
         picture = figure(draw(f.arch, s.task, s.input_hw), "", "drawing")
@@ -299,6 +301,16 @@ def found(run: RunFolder) -> str:
         f"The target is mIoU · ({_resource(s)} / T)^w with T = {t['T']:g} {s.unit} and w = {w} (Eq. 5 and 6). "
         "By it is chosen where the branches end."
     )
+    if run.budget is not None:
+        words += f" The run's network had to keep within its budget of {run.budget:.4g} {s.unit}."
+    if s.pruned is not None and run.arch is not None:
+        words += f" The run's network is none of these: it is the pruned teacher, with branches to {s.pruned.branches}."
+        if run.arch.digest in trained:
+            pictures = (
+                f'<p class="soft small">{clean(f"Pruned teacher: drawn under {trained[run.arch.digest]}.")}</p>{pictures}'
+            )
+        else:
+            pictures = f"<h3>Pruned teacher</h3>{figure(draw(run.arch, s.task, s.input_hw), '', 'drawing')}{pictures}"
     shown = table(("", "branches", "", *columns), body, 3) + f'<p class="soft small" style="margin-top:10px">{clean(words)}</p>'
     return f'{shown}<div style="margin-top:16px">{pictures}{others}</div>'
 

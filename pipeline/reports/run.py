@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from edgesmith.deploy.files import read_json
-from edgesmith.models.arch import Arch, Segmentation, SqueezeNas
+from edgesmith.models.arch import Arch, FasterSeg, Segmentation, SqueezeNas
 from edgesmith.models.model import Model, read_model
+from edgesmith.pipeline.search.fasterseg_derive import pruned
 from edgesmith.pipeline.search.fasterseg_space import RATES, Net, Scales
 from edgesmith.pipeline.search.fasterseg_space import Space as CellSpace
 from edgesmith.pipeline.search.pareto import choose
@@ -107,6 +108,10 @@ class CoSearch:
     """What a FasterSeg search left: its search.json."""
 
     summary: dict[str, Any]
+    settled: Arch | None = None
+    """What a run took from it, which may be another than the search chose: within a budget, or of another net."""
+    teacher: Arch | None = None
+    """What the run took for a teacher."""
 
     @property
     def unit(self) -> str:
@@ -153,9 +158,24 @@ class CoSearch:
         return [found_network(row) for row in self.summary["networks"]]
 
     def chosen(self, net: Net) -> Found | None:
-        """The network whose set of branches was chosen."""
+        """The network that the run took; where it took none of these, the one with the branches that the search chose."""
+        own = [f for f in self.networks if f.net == net]
+        for arch in (self.settled, self.teacher if net == "teacher" else None):
+            taken = next((f for f in own if arch is not None and f.arch.digest == arch.digest), None)
+            if taken is not None:
+                return taken
         scales = self.summary["chosen"].get(net)
-        return next((f for f in self.networks if f.net == net and list(f.scales) == scales), None)
+        return next((f for f in own if list(f.scales) == scales), None)
+
+    @cached_property
+    def pruned(self) -> Found | None:
+        """The teacher whose pruned form the run took; None where it took another network."""
+        for f in self.networks:
+            if self.settled is None or f.net != "teacher" or not isinstance(f.arch, FasterSeg):
+                continue
+            if pruned(f.arch, self.space).digest == self.settled.digest:
+                return f
+        return None
 
     def course(self, net: Net) -> dict[Scales, list[tuple[int, Found]]]:
         """What the logits meant over the epochs: the networks of each set of branches, each with its epoch."""
@@ -222,7 +242,7 @@ class RunFolder:
         summary = read_json(self.path / "search" / "search.json")
         if not isinstance(summary, dict) or not isinstance(summary.get("history"), list):
             raise ValueError("search.json is not as a search writes it")
-        return CoSearch(summary)
+        return CoSearch(summary, self._settled, self._architecture("teacher-arch"))
 
     @property
     def any_search(self) -> Search | CoSearch:
@@ -244,7 +264,10 @@ class RunFolder:
 
     @cached_property
     def _settled(self) -> Arch | None:
-        value = self.json("arch/arch.json")
+        return self._architecture("arch")
+
+    def _architecture(self, name: str) -> Arch | None:
+        value = self.json(f"{name}/arch.json")
         return None if value is None else Arch.from_json(value)
 
     @cached_property

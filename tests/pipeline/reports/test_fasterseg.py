@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from edgesmith.deploy.files import read_json
+from edgesmith.models.arch import Arch, FasterSeg
 from edgesmith.pipeline.artifacts import content_digest
 from edgesmith.pipeline.reports.ablation import Setting, ablation
 from edgesmith.pipeline.reports.compare import TableCheck, compare_searches
 from edgesmith.pipeline.reports.html import SECTIONS, write_report
 from edgesmith.pipeline.reports.lines import Bands, Choice, Line, bands, lines
-from edgesmith.pipeline.reports.run import RunFolder
+from edgesmith.pipeline.reports.run import Found, RunFolder
+from edgesmith.pipeline.search.fasterseg_derive import pruned
 from edgesmith.pipeline.search.fasterseg_space import OPERATORS, Space
 from edgesmith.pipeline.show import describe
 from tests.pipeline.cosearch import HW, PRETRAIN, SEARCH, make_cosearch
@@ -235,9 +237,78 @@ def test_a_network_before_its_training_is_the_chosen_student(tmp_path: Path) -> 
     assert whole(report_of(tmp_path / "only"))
 
 
+def settle(run: Path, arch: Arch, budget: float | None = None) -> None:
+    """Make `arch` what the run took from its search and trained."""
+    write(run / "arch" / "arch.json", arch.to_json())
+    write(run / "arch" / "artifact.json", {"kind": "architecture", "key": "k", "digest": "a", "config": {"budget": budget}})
+    write(run / "train" / "model.json", {**read_json(run / "train" / "model.json"), "arch": arch.to_json()})
+
+
+def not_chosen(run: Path, net: str) -> Found:
+    """A network that the search itself did not choose."""
+    scales = read_json(run / "search" / "search.json")["chosen"][net]
+    return next(f for f in RunFolder(run).cosearch.networks if f.net == net and list(f.scales) != scales)
+
+
+def test_the_network_that_was_chosen_within_a_budget_is_the_reports(run: Path) -> None:
+    other = not_chosen(run, "student")
+    settle(run, other.arch, 1.01 * other.latency)
+    said = report_of(run).text
+    assert RunFolder(run).cosearch.chosen("student") == other
+    assert f"{other.latency:.4g} ms" in said["search"]
+    assert f"{other.branches}; mIoU" in said["search"]
+    assert f"{other.branches}, chosen" in said["collapse"]
+    assert f"Student, branches to {other.branches}: drawn under Network" in said["found"]
+    assert f"its budget of {1.01 * other.latency:.4g} ms" in said["found"]
+
+
+def test_a_teacher_that_is_the_runs_network_is_drawn_where_that_is(run: Path) -> None:
+    other = not_chosen(run, "teacher")
+    settle(run, other.arch)
+    said = report_of(run).text["found"]
+    assert RunFolder(run).cosearch.chosen("teacher") == other
+    assert f"Teacher, branches to {other.branches}: drawn under Network" in said
+    assert "drawn under Teacher" in said  # the one that it learnt from
+
+
+def test_a_pruned_teacher_that_was_trained_is_found_in_the_report(run: Path) -> None:
+    search = RunFolder(run).cosearch
+    teacher = search.chosen("teacher")
+    assert teacher is not None
+    assert isinstance(teacher.arch, FasterSeg)
+    settle(run, pruned(teacher.arch, search.space))
+    said = report_of(run).text
+    assert f"it is the pruned teacher, with branches to {teacher.branches}" in said["found"]
+    assert "Pruned teacher: drawn under Network" in said["found"]
+    assert "pruned teacher" in said["search"]
+    assert "Student, branches to" in said["found"]
+    shutil.rmtree(run / "train")
+    assert whole(report_of(run))
+    assert "Pruned teacher" in report_of(run).text["found"]
+    assert "drawn under Network" not in report_of(run).text["found"]
+
+
+def seal(folder: Path, kind: str) -> None:
+    """Give an artifact the sidecar that it is checked by."""
+    write(folder / "artifact.json", {"kind": kind, "key": "k", "digest": content_digest(folder)})
+
+
+def test_show_of_a_run_says_which_network_it_took(run: Path, tmp_path: Path) -> None:
+    other, folder = not_chosen(run, "student"), tmp_path / "shown"
+    shutil.copytree(run / "search", folder / "search")
+    write(folder / "recipe.yaml", "about: One.")
+    write(folder / "arch" / "arch.json", other.arch.to_json())
+    for name, kind in (("search", "search"), ("arch", "architecture")):
+        seal(folder / name, kind)
+    chosen = [row["arch_digest"] for row in describe(folder)["search"]["networks"] if row["chosen"]]
+    assert other.arch.digest[:12] in chosen
+    assert len(chosen) == 2
+    assert describe(folder)["search"]["method"] == "fasterseg"
+
+
 def test_show_says_what_a_search_found(run: Path) -> None:
     folder = run / "search"
-    write(folder / "artifact.json", {**read_json(folder / "artifact.json"), "digest": content_digest(folder)})
+    seal(folder, "search")
     shown = describe(folder)
     assert (shown["method"], shown["epochs"]) == ("fasterseg", {"pretrain": PRETRAIN, "search": SEARCH})
     assert sum(row["chosen"] for row in shown["networks"]) == 2
