@@ -225,22 +225,24 @@ def sensitivity(run: RunFolder) -> str:
 
 
 def collapse(run: RunFolder) -> str:
-    """Figure 4: latency and mIoU of the networks that the logits mean, by epoch; other searches below, on the same axes."""
+    """Figure 4: latency and mIoU of the networks that the logits mean, by epoch; other searches below, on the same axes where
+    their numbers are of the same kind."""
     runs = [r for r in (run, *run.against) if r.method == "fasterseg"]
     courses = [(r, r.cosearch.course("student")) for r in runs]
     if not any(courses[0][1].values()):
         return note("No network was evaluated on the way.")
-    seen = [f for _, course in courses for row in course.values() for _, f in row]
-    latencies, scores = [f.latency for f in seen], [100 * f.val_miou for f in seen]
+    seen = [(_costs_of(r.cosearch), f) for r, course in courses for row in course.values() for _, f in row]
+    scores = [100 * f.val_miou for _, f in seen]
     parts = []
     for r, found in courses:
         s = r.cosearch
+        latencies = [f.latency for costs, f in seen if costs == _costs_of(s)]
         chosen = s.chosen("student")
         order = sorted(found, key=lambda scales: (chosen is None or scales != chosen.scales, scales))
         names = {k: branch_words(k) + (", chosen" if chosen and k == chosen.scales else "") for k in order}
         slow = [Line(names[k], [(i, f.latency) for i, f in found[k]], LINES[k]) for k in order]
         good = [Line(names[k], [(i, 100 * f.val_miou) for i, f in found[k]], LINES[k]) for k in order]
-        level = _level(s, latencies)
+        level = _level(s, latencies) if latencies else None
         charts = figure(lines(slow, "epoch", f"{_resource(s)} of the network, {s.unit}", s.unit, level=level, covers=latencies))
         charts += figure(lines(good, "epoch", "mIoU in the supernet, %", "%", covers=scores))
         kind = "decoupled" if s.summary["decoupled"] else "coupled"
@@ -259,6 +261,11 @@ def collapse(run: RunFolder) -> str:
     columns = ("epoch", "branches", f"{_resource(run.cosearch)}, {run.cosearch.unit}", "mIoU in the supernet", "target (Eq. 5)")
     numbers = details("Every network as numbers", table(columns, body, 2))
     return "".join(parts) + f'<p class="soft small">{clean(words)}</p>{numbers}'
+
+
+def _costs_of(s: CoSearch) -> tuple[str, str, tuple[int, int]]:
+    """What a search's costs are of; only those of the same are on one axis."""
+    return s.resource, s.unit, s.input_hw
 
 
 def _level(s: CoSearch, latencies: Sequence[float]) -> tuple[str, float] | None:

@@ -162,6 +162,26 @@ def test_the_collapse_shows_every_evaluated_network_and_the_other_search_below(r
     assert len(labels) == 2
 
 
+@pytest.mark.parametrize("other", [{"resource": "macs", "unit": "GMAC"}, {"input_hw": [640, 960]}])
+def test_searches_whose_costs_are_of_other_things_have_axes_of_their_own(
+    runs: tuple[Path, Path], tmp_path: Path, other: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(runs[1], tmp_path / "other"))
+    summary = read_json(folder / "search" / "search.json")
+    for row in [network for epoch in summary["history"] for network in epoch.get("networks", [])]:
+        row["latency"] *= 1000
+    write(folder / "search" / "search.json", {**summary, **other})
+
+    def first_cost_axis(against: tuple[Path, ...]) -> list[str]:
+        text = write_report(runs[0], against).read_text()
+        chart = text[text.index('aria-label="latency of the network, ms') :]
+        return re.findall(r'text-anchor="end">([\d.]+)</text>', chart[: chart.index("</svg>")])
+
+    assert whole(report_of(runs[0], (folder,)))
+    assert first_cost_axis((folder,)) == first_cost_axis(())
+    assert first_cost_axis((runs[1],)) != []
+
+
 def test_the_found_networks_are_drawn_and_counted(runs: tuple[Path, Path]) -> None:
     page = report_of(runs[0])
     said = page.text["found"]
