@@ -146,8 +146,8 @@ def compare_searches(
     for folder in folders:
         if not (folder / "search").is_dir():
             raise FileNotFoundError(f"{folder} holds no search: there is no folder {folder / 'search'}")
-    runs = [RunFolder(folder) for folder in folders]
-    first = RunFolder(folders[0], tuple(runs[1:]))
+    runs = [RunFolder(folder, searches_only=True) for folder in folders]
+    first = RunFolder(folders[0], tuple(runs[1:]), searches_only=True)
 
     def measured_elsewhere(first: RunFolder) -> str:
         charts = device_charts(measured) + _sampled_throughput(first)

@@ -284,7 +284,8 @@ def found(run: RunFolder) -> str:
     if not s.networks:
         return note("The search found no network: it ended with its pretraining.")
     body, pictures, others = [], "", ""
-    trained = {m.arch.digest: section for m, section in ((run.teacher, "Teacher"), (run.model, "Network")) if m is not None}
+    sections = () if run.searches_only else ((run.teacher, "Teacher"), (run.model, "Network"))
+    trained = {m.arch.digest: section for m, section in sections if m is not None}
     for f in sorted(s.networks, key=lambda f: (f.net, f != s.chosen(f.net), f.scales)):
         chosen = f == s.chosen(f.net)
         numbers = [number(f.latency, 4), percent(f.val_miou, 2), number(f.target, 4)]

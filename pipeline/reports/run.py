@@ -212,6 +212,8 @@ class RunFolder:
     path: Path
     against: tuple[RunFolder, ...] = ()
     """Other runs that its network is compared with."""
+    searches_only: bool = False
+    """Whether the page is about searches alone: what was trained has no section there that draws it."""
 
     def json(self, name: str) -> Any:
         """The JSON value in file `name`, None when there is no such file."""

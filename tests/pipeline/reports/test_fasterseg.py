@@ -347,6 +347,10 @@ def test_the_searches_of_a_study_stand_on_one_page_with_its_ablation(runs: tuple
     ids = [s["id"] for s in page.all("section")]
     assert len(set(ids)) == len(ids) == 2 + 5 + 4
     assert sum(i.startswith("collapse") for i in ids) == 1
+    found = [text for i, text in page.text.items() if i.startswith("found")]
+    assert len(found) == 2
+    assert not any("drawn under" in text for text in found)  # these runs trained, and the page has no such sections
+    assert all("Student, branches to" in text and "Teacher, branches to" in text for text in found)
     said = page.text["ablation"]
     assert "42.00 % (2 seeds, spread 2.00)" in said.replace("\u00a0", " ")
     assert "not run" in said
