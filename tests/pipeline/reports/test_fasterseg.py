@@ -13,8 +13,6 @@ import pytest
 from edgesmith.deploy.files import read_json
 from edgesmith.models.arch import Arch, FasterSeg
 from edgesmith.pipeline.artifacts import content_digest
-from edgesmith.pipeline.reports.ablation import Setting, ablation
-from edgesmith.pipeline.reports.compare import TableCheck, compare_searches
 from edgesmith.pipeline.reports.html import SECTIONS, write_report
 from edgesmith.pipeline.reports.lines import Bands, Choice, Line, bands, lines
 from edgesmith.pipeline.reports.run import Found, RunFolder
@@ -335,30 +333,6 @@ def test_show_says_what_a_search_found(run: Path) -> None:
     assert shown["networks"][0]["branches"] == "1/16, 1/8"
 
 
-def test_the_searches_of_a_study_stand_on_one_page_with_its_ablation(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    settings = [
-        Setting("O, s | χ = 8, b = 1", (0.41, 0.43), 9.0, 1.9, 3_100_000, (66.9, 177.8)),
-        Setting("S: O, s, χ | b = 2", (0.45,), 8.2, 1.7, 2_800_000, (70.5, 163.9)),
-        Setting("T -> pruned T", paper=(66.1, 146.7)),
-    ]
-    check = TableCheck([10.0, 20.0, 30.0, 40.0], [11.0, 21.0, 32.0, 41.0], 1, 1.05, 0.2)
-    page = Parsed(compare_searches(runs, tmp_path / "page.html", check=check, settings=settings, title="A study").read_text())
-    assert whole(page)
-    ids = [s["id"] for s in page.all("section")]
-    assert len(set(ids)) == len(ids) == 2 + 5 + 4
-    assert sum(i.startswith("collapse") for i in ids) == 1
-    found = [text for i, text in page.text.items() if i.startswith("found")]
-    assert len(found) == 2
-    assert not any("drawn under" in text for text in found)  # these runs trained, and the page has no such sections
-    assert all("Student, branches to" in text and "Teacher, branches to" in text for text in found)
-    said = page.text["ablation"]
-    assert "42.00 % (2 seeds, spread 2.00)" in said.replace("\u00a0", " ")
-    assert "not run" in said
-    assert "163.9" in said
-    assert "coupled: coupled latency term" in next(text for i, text in page.text.items() if i.startswith("collapse"))
-    assert ablation([]) != ""
-
-
 def test_the_made_up_search_has_the_fields_of_a_real_one(tmp_path: Path) -> None:
     from edgesmith.pipeline.artifacts import SearchResult
     from edgesmith.pipeline.data.augment import Augment
@@ -429,5 +403,3 @@ def test_searches_of_both_methods_can_be_compared(runs: tuple[Path, Path], tmp_p
         assert whole(page)
         assert "lined up" in page.text["networks"]
         assert "2 networks" not in page.text["speed"]  # each table prices its own networks
-    mixed = Parsed(compare_searches([other, runs[0]], tmp_path / "page.html").read_text())
-    assert whole(mixed)
