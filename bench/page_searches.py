@@ -10,6 +10,7 @@ from pathlib import Path
 from edgesmith.bench.markdown import NOT_RUN
 from edgesmith.deploy.files import write_text
 from edgesmith.pipeline.reports.compare import (
+    NETWORKS,
     Measured,
     TableCheck,
     device_charts,
@@ -20,11 +21,10 @@ from edgesmith.pipeline.reports.compare import (
     speed,
     table_chart,
 )
-from edgesmith.pipeline.reports.fasterseg import COSEARCH_SECTIONS
+from edgesmith.pipeline.reports.html import searched
 from edgesmith.pipeline.reports.page import clean, figure, guarded, note, number, page, percent, table
 from edgesmith.pipeline.reports.plots import Point, Series, scatter
 from edgesmith.pipeline.reports.run import RunFolder
-from edgesmith.pipeline.reports.search import SEARCH_SECTIONS
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ def compare_searches(
         return f'<div class="pair">{charts}</div>' + measured_table(measured)
 
     made = [("ablation", "Ablation", guarded(ablation, settings))] if settings else []
-    if any(run.method != "fasterseg" for run in runs):  # the networks of a FasterSeg search stand among its own sections
+    if any(NETWORKS in searched(run) for run in runs):
         made.append(("networks", "Found networks", guarded(networks, first)))
     made.append(("speed", "Cost and latency", guarded(measured_elsewhere if measured or check else speed, first)))
     for i, (run, name) in enumerate(named(first)):
-        for anchor, heading, section in COSEARCH_SECTIONS if run.method == "fasterseg" else SEARCH_SECTIONS:
-            if i == 0 or anchor != "collapse":  # the first one's shows all
+        for anchor, heading, section in searched(run):
+            if anchor != "networks" and (i == 0 or anchor != "collapse"):  # the first one's shows all
                 made.append((f"{anchor}-{len(made)}", f"{name}: {heading.lower()}", guarded(section, run)))
     title = title or "Searches beside each other"
     write_text(out, page(f"{title} · edgesmith", f"<h1>{clean(title)}</h1>", made))

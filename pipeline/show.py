@@ -12,7 +12,7 @@ from edgesmith.models.model import read_model
 from edgesmith.pipeline.search.fasterseg_space import RATES
 
 from .artifacts import KINDS, SIDECAR, Artifact
-from .reports.run import CoSearch, RunFolder
+from .reports.run import METHODS, CoSearch, RunFolder
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -70,7 +70,10 @@ def _artifact(folder: Path) -> dict[str, Any]:
 
 def _search(folder: Path) -> dict[str, Any]:
     value = read_json(folder / "search.json")
-    if value.get("method") == "fasterseg":
+    method = value.get("method", "squeezenas")
+    if method not in METHODS:
+        raise ValueError(f"{folder / 'search.json'}: method {method!r} is not one of {', '.join(METHODS)}")
+    if method == "fasterseg":
         return _cosearch(CoSearch(value))
     samples = read_json(folder / "samples.json")
     last = value["history"][-1]

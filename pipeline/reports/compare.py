@@ -117,9 +117,8 @@ def speed(run: RunFolder) -> str:
     return f'<div class="pair">{charts}</div>' + measured_table(found)
 
 
+NETWORKS: Section = ("networks", "Found networks", networks)
 SPEED: Section = ("speed", "Cost and latency", speed)
-COMPARED_SECTIONS: list[Section] = [("networks", "Found networks", networks), SPEED]
-"""Sections of a run that searched, or that is compared."""
 
 
 # Charts and the table of networks
@@ -241,9 +240,7 @@ def _table_sum(table: Search | CoSearch, arch: Arch, task: Segmentation, hw: tup
     if (table.input_hw, table.task) != (hw, task):
         return None
     try:
-        if isinstance(table, CoSearch):
-            return table.cost(arch)
-        return table.cost(arch) if isinstance(arch, SqueezeNas) else None
+        return table.cost(arch)
     except ValueError:
         return None
 

@@ -21,7 +21,7 @@ from edgesmith.pipeline.artifacts import SIDECAR
 
 from . import frames as report_frames
 from .charts import heat_map, histogram, line_chart
-from .compare import COMPARED_SECTIONS, SPEED
+from .compare import NETWORKS, SPEED
 from .fasterseg import COSEARCH_SECTIONS
 from .page import NONE, bar, clean, details, figure, guarded, note, number, page, percent, pre, swatch, table, tile, tiles
 from .run import RunFolder, Section
@@ -52,12 +52,10 @@ def write_report(run_folder: Path, against: Sequence[Path] = ()) -> Path:
 
 def _sections(run: RunFolder) -> list[Section]:
     """SECTIONS, with those of a search, of a comparison and of a teacher where the run has them."""
-    extra: list[Section] = []
-    if run.method == "fasterseg":  # its networks stand among its own sections
-        extra = [*COSEARCH_SECTIONS, *(COMPARED_SECTIONS if run.against else [SPEED])]
-    elif run.searched or run.against:
-        extra = [*(SEARCH_SECTIONS if run.searched else ()), *COMPARED_SECTIONS]
-    found = [SECTIONS[0], *extra, *SECTIONS[1:]]
+    extra = searched(run)
+    if run.against and NETWORKS not in extra:
+        extra = [*extra, NETWORKS]
+    found = [SECTIONS[0], *extra, *([SPEED] if extra else ()), *SECTIONS[1:]]
     if run.taught:
         found.insert([anchor for anchor, _, _ in found].index("training"), TEACHER)
     return found
@@ -266,6 +264,22 @@ SECTIONS: list[Section] = [
     ("provenance", "Provenance", provenance),
 ]
 """Anchor, title and function of each section, in order."""
+
+
+SEARCHES: dict[str, list[Section]] = {
+    "squeezenas": [*SEARCH_SECTIONS, NETWORKS],
+    "fasterseg": COSEARCH_SECTIONS,  # its networks stand among them
+}
+"""Sections of a run with a search, by its method."""
+
+
+def searched(run: RunFolder) -> list[Section]:
+    """The sections of the run's search; of a method that is not known, one that says so."""
+    return [] if run.method is None else SEARCHES.get(run.method, [("search", "Search", _of_another_method)])
+
+
+def _of_another_method(run: RunFolder) -> str:
+    return note(f"The search is of method {run.method!r}; this report knows {' and '.join(SEARCHES)}.", bad=True)
 
 
 # What sections are made of

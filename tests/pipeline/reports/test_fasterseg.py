@@ -13,9 +13,9 @@ import pytest
 from edgesmith.deploy.files import read_json
 from edgesmith.models.arch import Arch, FasterSeg
 from edgesmith.pipeline.artifacts import content_digest
-from edgesmith.pipeline.reports.html import SECTIONS, write_report
+from edgesmith.pipeline.reports.html import SEARCHES, SECTIONS, write_report
 from edgesmith.pipeline.reports.lines import Bands, Choice, Line, bands, lines
-from edgesmith.pipeline.reports.run import Found, RunFolder
+from edgesmith.pipeline.reports.run import METHODS, Found, RunFolder
 from edgesmith.pipeline.search.fasterseg_derive import pruned
 from edgesmith.pipeline.search.fasterseg_space import OPERATORS, Space
 from edgesmith.pipeline.show import describe
@@ -245,6 +245,21 @@ def test_a_damaged_search_takes_only_its_own_sections_down(run: Path) -> None:
         assert "could not be made" not in page.text[anchor]
     write(run / "search" / "search.json", "{")
     assert "could not be made" in report_of(run).text["search"]
+
+
+def test_a_search_of_a_method_that_is_not_known_is_said_to_be_so(run: Path) -> None:
+    folder = run / "search"
+    write(folder / "search.json", {**read_json(folder / "search.json"), "method": "another"})
+    page = report_of(run)
+    assert "method 'another'" in page.text["search"]
+    assert "method 'another' is not one of squeezenas, fasterseg" in page.text["speed"]
+    assert "found" not in page.text
+    for anchor in ("result", "network", "teacher", "training", "provenance"):
+        assert "could not be made" not in page.text[anchor]
+    seal(folder, "search")
+    with pytest.raises(ValueError, match=r"search\.json: method 'another' is not one of squeezenas, fasterseg"):
+        describe(folder)
+    assert set(SEARCHES) == set(METHODS)
 
 
 def test_a_network_before_its_training_is_the_chosen_student(tmp_path: Path) -> None:
