@@ -18,6 +18,8 @@ from edgesmith.models.cost import macs, params
 from edgesmith.models.draw import draw
 from edgesmith.models.model import Model
 from edgesmith.pipeline.artifacts import SIDECAR
+from edgesmith.pipeline.export import PARITY
+from edgesmith.pipeline.validate import PHASES
 
 from . import frames as report_frames
 from .charts import heat_map, histogram, line_chart
@@ -28,9 +30,6 @@ from .run import RunFolder, Section
 from .search import SEARCH_SECTIONS
 from .training import TEACHER, training
 
-PHASES = ("decode", "copy", "engine", "total")
-PARITY_LIMIT = 1e-4
-"""Of max |logit|: how far a graph may be from torch."""
 NOT_VALIDATED = "Not validated yet: the run folder has no validation/validation.json."
 
 
@@ -187,10 +186,8 @@ def agreement(run: RunFolder) -> str:
         largest = (
             f"{_power(parity['max_abs_diff'])}, {_power(parity['relative'])} of the largest ({parity['max_abs_logit']:.3g})"
         )
-        verdict = "within" if parity["relative"] <= PARITY_LIMIT else "above"
-        rows.append(
-            ["Exported graph, largest difference of a logit", largest, f"{verdict} the limit of {_power(PARITY_LIMIT)}"]
-        )
+        verdict = "within" if parity["relative"] <= PARITY else "above"
+        rows.append(["Exported graph, largest difference of a logit", largest, f"{verdict} the limit of {_power(PARITY)}"])
         rows.append(["Exported graph, pixels with torch's label", percent(parity["label_agreement"], 4), "at export"])
     if run.validation is not None and (a := run.validation.get("agreement")):
         of = "golden frames" if a["source"] == "golden" else f"frames of split {run.validation['data']['split']}"
