@@ -9,12 +9,14 @@
 from __future__ import annotations
 
 import argparse
-import time
+from functools import partial
 
 import numpy as np
 import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from edgesmith.bench.rounds import summary, wall_ms
+from edgesmith.deploy.engines.turns import blocks_ms
 from edgesmith.pipeline.graphs import graph
 
 CASES = ((19, (45, 60), (360, 480)), (11, (45, 60), (360, 480)), (19, (128, 256), (1024, 2048)))
@@ -54,19 +56,14 @@ def measure(models: dict[str, ModelProto], logits: np.ndarray, rounds: int, thre
         for name, m in models.items()
     }
     labels = {name: s.run(None, {"logits": logits})[0] for name, s in sessions.items()}
-    taken: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(rounds):
-        for name, session in sessions.items():
-            start = time.perf_counter()
-            session.run(None, {"logits": logits})
-            taken[name].append((time.perf_counter() - start) * 1e3)
+    taken = blocks_ms({name: wall_ms(partial(s.run, None, {"logits": logits})) for name, s in sessions.items()}, rounds)
     plain = np.array(taken["resize"])
     for name, times in taken.items():
-        ratio = np.percentile(plain / np.array(times), (50, 10, 90))
+        ratio = summary(plain / np.array(times))
         same = float(np.mean(labels[name] == labels["resize"]))
         print(
-            f"  {name:22s} {np.median(times):8.2f}  least {min(times):8.2f}  ratio {ratio[0]:5.2f} "
-            f"({ratio[1]:.2f} to {ratio[2]:.2f})  same labels {same:.6f}"
+            f"  {name:22s} {np.median(times):8.2f}  least {min(times):8.2f}  ratio {ratio['p50']:5.2f} "
+            f"({ratio['p10']:.2f} to {ratio['p90']:.2f})  same labels {same:.6f}"
         )
 
 

@@ -10,8 +10,6 @@ enlargement taken out. A ratio above 1 means that the CPU form is faster in the 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,10 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from edgesmith.bench.rounds import summary, wall_ms
 from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, SessionOptions, session_options
 from edgesmith.deploy.engines.onnxruntime_split import SplitOnnxRuntimeEngine
+from edgesmith.deploy.engines.turns import blocks_ms, inference
 from edgesmith.deploy.files import write_json
 from edgesmith.deploy.images import in_colour_order, read_png
 from edgesmith.deploy.meta import Meta
@@ -41,28 +41,13 @@ def smooth(classes: int, low: tuple[int, int], seed: int) -> NDArray[np.float32]
     return np.asarray(found[None], np.float32)
 
 
-def interleaved(variants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, NDArray[np.float64]]:
-    """Milliseconds: medians of blocks, which alternate and begin with runs that do not count."""
-    taken: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, run in variants.items():
-            for _ in range(WARM_UP):
-                run()
-            block = []
-            for _ in range(BLOCK):
-                start = time.perf_counter()
-                run()
-                block.append((time.perf_counter() - start) * 1e3)
-            taken[name].append(float(np.median(block)))
-    return {name: np.array(values) for name, values in taken.items()}
-
-
-def summary(name: str, taken: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
-    ratio = np.percentile(taken["graph"] / taken["cpu form"], (10, 50, 90))
+def told(name: str, taken: dict[str, list[float]]) -> dict[str, Any]:
+    """A case as numbers, which are printed too."""
+    ratio = summary(np.array(taken["graph"]) / np.array(taken["cpu form"]))
     ms = {k: round(float(np.median(v)), 3) for k, v in taken.items()}
-    low, middle, high = ratio
-    print(f"{name:52s} {ms['graph']:8.2f} {ms['cpu form']:8.2f} {middle:8.2f} ({low:.2f} to {high:.2f})", flush=True)
-    return {"case": name, "ms": ms, "ratio": {"p10": round(low, 3), "p50": round(middle, 3), "p90": round(high, 3)}}
+    said = "{p50:8.2f} ({p10:.2f} to {p90:.2f})".format(**ratio)
+    print(f"{name:52s} {ms['graph']:8.2f} {ms['cpu form']:8.2f} {said}", flush=True)
+    return {"case": name, "ms": ms, "ratio": ratio}
 
 
 def alone(threads: int, rounds: int) -> list[dict[str, Any]]:
@@ -88,8 +73,8 @@ def alone(threads: int, rounds: int) -> list[dict[str, Any]]:
                 by_form()
                 same = float(np.mean(labels == by_graph()))
                 name = f"{classes} classes, {low[0]}x{low[1]} -> {hw[0]}x{hw[1]}, {kind}"
-                row = summary(name, interleaved({"graph": by_graph, "cpu form": by_form}, rounds))
-                found.append(row | {"same_labels": same})
+                runs = {"graph": wall_ms(by_graph), "cpu form": wall_ms(by_form)}
+                found.append(told(name, blocks_ms(runs, rounds, BLOCK, WARM_UP)) | {"same_labels": same})
     return found
 
 
@@ -107,15 +92,9 @@ def whole(folder: Path, threads: int, rounds: int) -> dict[str, Any]:
         SplitOnnxRuntimeEngine(path, split, options=options) as cut,
     ):
         same = min(float(np.mean(plain.infer(f) == cut.infer(f))) for f in frames)
-        at = iter(range(1 << 30))
-        taken = interleaved(
-            {
-                "graph": lambda: plain.infer(frames[next(at) % len(frames)]),
-                "cpu form": lambda: cut.infer(frames[next(at) % len(frames)]),
-            },
-            rounds,
-        )
-    return summary(f"whole frame {meta.frame_hw[0]}x{meta.frame_hw[1]}, {folder.name}", taken) | {"same_labels": same}
+        runs = {"graph": inference(plain, frames), "cpu form": inference(cut, frames)}
+        taken = blocks_ms(runs, rounds, BLOCK, WARM_UP)
+    return told(f"whole frame {meta.frame_hw[0]}x{meta.frame_hw[1]}, {folder.name}", taken) | {"same_labels": same}
 
 
 def main() -> None:

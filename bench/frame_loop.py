@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgesmith import models
+from edgesmith.bench.rounds import size, summary
 from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, SessionOptions
 from edgesmith.models.model import Model, read_model
 from edgesmith.pipeline.artifacts import Slot
@@ -63,11 +64,6 @@ def milliseconds(label: Callable[[Frame], Frame], frames: list[Frame]) -> list[f
     return taken
 
 
-def summary(values: NDArray[np.float64]) -> dict[str, float]:
-    p10, p50, p90 = np.percentile(values, (10, 50, 90))
-    return {"p10": round(p10, 3), "p50": round(p50, 3), "p90": round(p90, 3), "n": len(values)}
-
-
 def measure(weights: str, frame_hw: tuple[int, int], rounds: int, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     frames = [np.ascontiguousarray(render(0, i, frame_hw).frame[..., ::-1]) for i in range(BLOCK * 3)]
@@ -90,16 +86,11 @@ def measure(weights: str, frame_hw: tuple[int, int], rounds: int, threads: int) 
         "network": name,
         "frame_hw": list(frame_hw),
         "threads": threads,
-        "naive_ms": summary(by_naive.ravel()),
-        "graph_ms": summary(by_graph.ravel()),
-        "ratio": summary(np.median(by_naive, 1) / np.median(by_graph, 1)),
+        "naive_ms": {**summary(by_naive), "n": by_naive.size},
+        "graph_ms": {**summary(by_graph), "n": by_graph.size},
+        "ratio": {**summary(np.median(by_naive, 1) / np.median(by_graph, 1)), "n": len(by_naive)},
         "label_agreement": float(np.mean(same)),
     }
-
-
-def size(text: str) -> tuple[int, int]:
-    h, w = text.split("x")
-    return int(h), int(w)
 
 
 def main() -> None:

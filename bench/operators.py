@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgesmith.bench.rounds import summary, wall_ms
 from edgesmith.deploy.engines.onnxruntime import processor
+from edgesmith.deploy.engines.turns import blocks_ms
 from edgesmith.models.ops import ZoomedConv
 from edgesmith.pipeline.export import module_graph
 
@@ -74,23 +76,8 @@ def measure(modules: dict[str, nn.Module], rounds: int, threads: int) -> dict[st
         graph = module_graph(module, ((CHANNELS, HEIGHT, WIDTH),))
         sessions[name] = onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"])
     x = np.random.default_rng(0).normal(size=(1, CHANNELS, HEIGHT, WIDTH)).astype(np.float32)
-    taken: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(rounds):
-        for name, session in sessions.items():
-            given = {session.get_inputs()[0].name: x}
-            session.run(None, given)
-            block = []
-            for _ in range(BLOCK):
-                start = time.perf_counter()
-                session.run(None, given)
-                block.append((time.perf_counter() - start) * 1e3)
-            taken[name].append(float(np.median(block)))
-    return taken
-
-
-def summary(values: Any) -> dict[str, float]:
-    p10, p50, p90 = np.percentile(values, (10, 50, 90))
-    return {"p10": round(p10, 3), "p50": round(p50, 3), "p90": round(p90, 3)}
+    runs = {name: wall_ms(partial(s.run, None, {s.get_inputs()[0].name: x})) for name, s in sessions.items()}
+    return blocks_ms(runs, rounds, BLOCK, warm_up=1)
 
 
 def main() -> None:

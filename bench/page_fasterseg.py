@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgesmith.bench.page_searches import Setting, compare_searches
 from edgesmith.bench.tables_fasterseg import ABLATION, DISTILLED, Rows, known, row, scores
-from edgesmith.pipeline.reports.ablation import Setting
-from edgesmith.pipeline.reports.compare import Measured, TableCheck, compare_searches
+from edgesmith.pipeline.reports.compare import Measured, TableCheck
 
 
 def write_page(folders: Sequence[Path], rows: Rows, out: Path) -> Path:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from edgesmith import models
+from edgesmith.bench.rounds import size, summary
 from edgesmith.deploy.files import read_json, write_json
 from edgesmith.deploy.plugins.twin import ZoomedConv
 from edgesmith.models.arch import FasterSeg
@@ -63,11 +64,6 @@ def cases(frame_hw: tuple[int, int]) -> list[Case]:
                     found.add(Case(width, cell.width, layers, cell.stride, frame_hw[0] // scale, frame_hw[1] // scale))
                 scale, width = scale * cell.stride, cell.width
     return sorted(found, key=lambda c: (-c.h, c.layers, c.stride, c.channels, c.outputs))
-
-
-def summary(values: Any) -> dict[str, float]:
-    p10, p50, p90 = np.percentile(values, (10, 50, 90))
-    return {"p10": round(float(p10), 3), "p50": round(float(p50), 3), "p90": round(float(p90), 3)}
 
 
 def graphed(run: Callable[[], Any]) -> Callable[[], float]:
@@ -300,11 +296,6 @@ def measure(frame_hw: tuple[int, int], rounds: int) -> dict[str, Any]:
     for kind in ("smooth", "noise"):
         print_row(f"enlarge + argmax, {kind}", row[kind]["us"], row["floor_us"], row[kind]["unfused_over_kernel"])
     return found
-
-
-def size(text: str) -> tuple[int, int]:
-    h, w = text.split("x")
-    return int(h), int(w)
 
 
 def main() -> None:

@@ -9,8 +9,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from edgesmith.bench.page_searches import compare_searches
 from edgesmith.deploy.files import read_json
-from edgesmith.pipeline.reports.compare import Measured, TableCheck, compare_searches
+from edgesmith.pipeline.reports.compare import Measured, TableCheck
 
 RESULTS = Path("docs/measurements/squeezenas.json")
 FOLDER = Path("runs/study-squeezenas")

@@ -26,7 +26,6 @@ from edgesmith.calibration.table import Table
 from edgesmith.deploy.files import read_json, write_json
 from edgesmith.models.arch import Arch, Segmentation, SqueezeNas
 from edgesmith.models.cost import macs, params
-from edgesmith.models.parts import distinct
 from edgesmith.pipeline.artifacts import Architecture, SearchResult, Weights
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
@@ -34,6 +33,7 @@ from edgesmith.pipeline.derive import Derive
 from edgesmith.pipeline.events import view_for
 from edgesmith.pipeline.latency.measure import measure
 from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
+from edgesmith.pipeline.search.squeezenas_costs import pieces
 from edgesmith.pipeline.search.squeezenas_space import NAMES, space
 from edgesmith.pipeline.stage import Pipeline
 from edgesmith.pipeline.train import Train
@@ -187,10 +187,8 @@ def time_removal(rounds: int = 3) -> dict[str, Any]:
 
 def measure_table() -> dict[str, Any]:
     """The table of the Small space at the study's size. Measuring goes on where it stopped."""
-    archs = [space("small").arch([j] * len(space("small")), NAMES[j]) for j in range(len(NAMES))]
-    table = measure(
-        distinct(archs, TASK, HW), TABLE, input_hw=HW, classes=TASK.classes, threads=THREADS, log=view_for(sys.stderr)
-    )
+    every = pieces(space("small"), TASK, HW)
+    table = measure(every, TABLE, input_hw=HW, classes=TASK.classes, threads=THREADS, log=view_for(sys.stderr))
     errors = [e.error_ms / e.median_ms for e in table.entries.values() if e.median_ms > 0.01]
     return {"entries": len(table.entries), "rounds": table.rounds, "median_error": statistics.median(errors)}
 

@@ -37,7 +37,7 @@ def made(name: str) -> str:
 def camvid(rows: list[dict[str, Any]], network: str | None = None) -> str:
     tuned = _seeds(rows, network)
     if not tuned:
-        return "not run\n"
+        return f"{NOT_RUN}\n"
     lines = [
         [
             str(r["seed"]),
@@ -80,10 +80,10 @@ def camvid_classes(rows: list[dict[str, Any]]) -> str:
     lines = []
     for name in tuned[0]["iou"]:
         alone = "-" if street is None else f"{street['iou'][name]:.3f}"
-        scratch = f"{statistics.mean(r['iou'][name] for r in students):.3f}" if students else "not run"
+        scratch = f"{statistics.mean(r['iou'][name] for r in students):.3f}" if students else NOT_RUN
         lines.append([name, f"{statistics.mean(r['iou'][name] for r in tuned):.3f}", scratch, alone])
     alone = "-" if street is None else f"{street['miou']:.3f}"
-    scratch = f"{statistics.mean(r['miou'] for r in students):.3f}" if students else "not run"
+    scratch = f"{statistics.mean(r['miou'] for r in students):.3f}" if students else NOT_RUN
     lines.append(["mean", f"{statistics.mean(r['miou'] for r in tuned):.3f}", scratch, alone])
     heads = ["class", "IoU, LAT-S fine-tuned (mean of seeds)", "FasterSeg student from scratch (mean)", "LAT-S on street alone"]
     return markdown(heads, lines)
@@ -150,11 +150,11 @@ def operators(found: dict[str, Any]) -> str:
 def squeezenas_networks(rows: list[dict[str, Any]]) -> str:
     timed = next((r["networks"] for r in rows if r["job"] == "time the five"), None)
     if timed is None:
-        return "not run\n"
+        return f"{NOT_RUN}\n"
     scores: dict[str, list[float]] = {name: [r["test_miou"] for r in rows if r.get("network") == name] for name in timed}
     lines = []
     for name, r in timed.items():
-        miou = [f"{m:.4f}" for m in scores[name]] + ["not run"] * (2 - len(scores[name]))
+        miou = [f"{m:.4f}" for m in scores[name]] + [NOT_RUN] * (2 - len(scores[name]))
         middle = f"{statistics.mean(scores[name]):.4f}" if scores[name] else "-"
         latency = f"{r['median_ms']:.2f} ± {r['error_ms']:.2f}"
         rate = f"{r['gmacs'] / r['median_ms'] * 1e3:.1f}"
@@ -171,7 +171,7 @@ def squeezenas_networks(rows: list[dict[str, Any]]) -> str:
 def squeezenas_blocks(rows: list[dict[str, Any]]) -> str:
     found = {r["job"].removeprefix("search for "): r["choice"] for r in rows if r["job"].startswith("search for ")}
     if not found:
-        return "not run\n"
+        return f"{NOT_RUN}\n"
     return markdown(
         ["block", *found], [[str(i), *(c[i] for c in found.values())] for i in range(len(next(iter(found.values()))))]
     )
@@ -180,7 +180,7 @@ def squeezenas_blocks(rows: list[dict[str, Any]]) -> str:
 def squeezenas_searches(rows: list[dict[str, Any]]) -> str:
     searches = [r for r in rows if r["job"].startswith("search for ")]
     if not searches:
-        return "not run\n"
+        return f"{NOT_RUN}\n"
     lines = [
         [
             r["job"].removeprefix("search for "),
@@ -208,7 +208,7 @@ def squeezenas_searches(rows: list[dict[str, Any]]) -> str:
 def squeezenas_removal(rows: list[dict[str, Any]]) -> str:
     row = next((r for r in rows if r["job"] == "time early removal"), None)
     if row is None:
-        return "not run\n"
+        return f"{NOT_RUN}\n"
     steps = [
         ["candidates at the start of epoch", *map(str, range(1, len(row["alive"]) + 1))],
         ["alive", *map(str, row["alive"])],
@@ -301,7 +301,7 @@ def fasterseg_step(found: dict[str, Any]) -> str:
 def sides(row: dict[str, Any] | None) -> list[str]:
     """A plain step and a supernet's, side by side."""
     if row is None:
-        return ["not run"] * len(SIDES)
+        return [NOT_RUN] * len(SIDES)
     faster = "{:.2f} ({:.2f} to {:.2f})".format(*row["faster"])
     plain, fast = ([f"{row[f'{side}_s']:.2f}", f"{row[f'{side}_gib']:.2f}"] for side in ("plain", "fast"))
     return [*plain, *fast, faster, f"{row['smaller']:.2f}"]

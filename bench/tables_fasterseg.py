@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from edgesmith.bench.markdown import NOT_RUN, against_table, markdown
+from edgesmith.pipeline.reports.fasterseg import PAPER
 
 Rows: TypeAlias = "list[dict[str, Any]]"
 DISTILLED = " with distillation"
@@ -26,8 +27,6 @@ ABLATION: dict[str, tuple[str, tuple[float, float] | None]] = {
 }
 """A row of Table 3 or of ours -> what was trained for it, and the paper's mIoU in percent and FPS."""
 KINDS = {"operator": "operator O", "resolution": "resolution s", "width": "width χ"}
-PAPER = {"operator": (10.42, 0.001), "resolution": (0.01, 0.997), "width": (5.54, 0.002)}
-"""Table 2, and the weights of Eq. 3."""
 
 
 def row(rows: Rows, job: str) -> dict[str, Any]:

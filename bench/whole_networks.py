@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesmith import models
+from edgesmith.calibration.table import error_of_median
 from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, SessionOptions
 from edgesmith.deploy.files import write_bytes
 from edgesmith.models.arch import Arch, Segmentation
@@ -64,11 +65,7 @@ class WholeNetworks:
                         engine.infer(frame)
                         runs.append(1e3 * (time.perf_counter() - start))
                     row.append(statistics.median(runs))
-        middles = [statistics.median(row) for row in taken]
-        spreads = [statistics.median(abs(t - m) for t in row) for row, m in zip(taken, middles, strict=True)]
-        # Standard error of a median: 1.2533 standard deviations / sqrt(n), the deviation being 1.4826 of the median deviation.
-        errors = [1.2533 * 1.4826 * s / rounds**0.5 for s in spreads]
-        return [{"median_ms": m, "error_ms": e} for m, e in zip(middles, errors, strict=True)]
+        return [{"median_ms": statistics.median(row), "error_ms": error_of_median(row)} for row in taken]
 
 
 def against_table(table_ms: Sequence[float], measured_ms: Sequence[float], fitted: int) -> dict[str, Any]:

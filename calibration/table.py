@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,13 @@ from .fingerprint import Fingerprint
 
 FORMAT = 1
 MAX_ROUNDS = 1000
+
+
+def error_of_median(samples: Sequence[float]) -> float:
+    """Standard error of the median: 1.2533 standard deviations / sqrt(samples), the deviation being 1.4826 MAD."""
+    middle = statistics.median(samples)
+    deviation = 1.4826 * statistics.median(abs(t - middle) for t in samples)
+    return 1.2533 * deviation / math.sqrt(len(samples))
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,7 @@ class Entry:
 
     @property
     def error_ms(self) -> float:
-        """Standard error of the median: 1.2533 standard deviations / sqrt(rounds), the deviation being 1.4826 MAD."""
-        middle = self.median_ms
-        deviation = 1.4826 * statistics.median(abs(t - middle) for t in self.rounds_ms)
-        return 1.2533 * deviation / math.sqrt(len(self.rounds_ms))
+        return error_of_median(self.rounds_ms)
 
     def to_json(self) -> dict[str, Any]:
         return {

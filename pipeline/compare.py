@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from edgesmith.deploy.meta import Meta
 
 from .data.dataset import LabelSet, Sample
-from .frames import label_table, score
-from .metrics import ConfusionMatrix
+from .frames import fit, label_table, score
+from .metrics import ConfusionMatrix, or_none
 from .sides import Answer, Frame, GraphSide, Side, Sizes, TorchSide, open_side
 
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.25}
@@ -96,7 +96,7 @@ def compare(
     for sample in samples:
         hw = (sample.frame.shape[0], sample.frame.shape[1])
         sizes = sizes or Sizes(hw, hw)
-        frame = _fit(sample.frame, sizes.frame_hw)
+        frame = fit(sample.frame, sizes.frame_hw)
         answers = side_a.answer(frame, sizes), side_b.answer(frame, sizes)
         seen.add(sample.name, frame, *answers)
         if dataset is not None:
@@ -127,14 +127,6 @@ def _classes(side: Side, meta: Meta | None) -> tuple[str, ...]:
 
 def _said(side: Side) -> dict[str, str]:
     return {"path": str(side.path), "as": type(side).__name__.removesuffix("Side").lower(), "precision": side.precision}
-
-
-def _fit(frame: Frame, hw: tuple[int, int]) -> Frame:
-    if frame.shape[:2] == hw:
-        return frame
-    import cv2
-
-    return np.asarray(cv2.resize(frame, hw[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _layers(a: Side, b: Side, frame: Frame, sizes: Sizes) -> Iterator[Layer]:
@@ -170,15 +162,12 @@ def _convolutions(side: GraphSide | TorchSide, frame: Frame, sizes: Sizes) -> di
 
 
 def _iou(confusions: tuple[ConfusionMatrix, ConfusionMatrix], classes: tuple[str, ...]) -> dict[str, Any]:
-    def number(value: float) -> float | None:
-        return None if np.isnan(value) else float(value)
-
     a, b = confusions
     rows = [
-        {"name": name, "iou_a": number(x), "iou_b": number(y), "change": number(y - x)}
+        {"name": name, "iou_a": or_none(x), "iou_b": or_none(y), "change": or_none(y - x)}
         for name, x, y in zip(classes, a.iou, b.iou, strict=True)
     ]
-    return {"miou": {"a": number(a.miou), "b": number(b.miou), "change": number(b.miou - a.miou)}, "classes": rows}
+    return {"miou": {"a": or_none(a.miou), "b": or_none(b.miou), "change": or_none(b.miou - a.miou)}, "classes": rows}
 
 
 def _resizes(a: Side, b: Side) -> dict[str, Any]:

@@ -23,19 +23,15 @@ class Frames:
     count: int
     meta: Meta
     table: NDArray[np.uint8] | None
-    """Dataset label -> bundle label, 256 entries; None where they are the same."""
+    """Dataset label -> the network's, 256 entries; None where they are the same."""
 
     def buffer(self) -> NDArray[np.uint8]:
         """An input buffer for the engine."""
         return np.empty((*self.meta.frame_hw, 3), np.uint8)
 
     def fit(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The frame at the engine's size: itself where it has it, else resized, bilinear."""
-        if frame.shape[:2] == self.meta.frame_hw:
-            return frame
-        import cv2
-
-        return np.asarray(cv2.resize(frame, self.meta.frame_hw[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+        """The frame at the engine's size."""
+        return fit(frame, self.meta.frame_hw)
 
     def arrange(self, frame: NDArray[np.uint8], buffer: NDArray[np.uint8]) -> None:
         """Write the frame into the engine's buffer, in the engine's size and colour order."""
@@ -44,6 +40,15 @@ class Frames:
     def score(self, confusion: ConfusionMatrix, sample: Sample, labels: NDArray[np.uint8]) -> None:
         """Count one frame at the size of its truth. Raises ValueError naming the sample."""
         score(confusion, sample, labels, self.table)
+
+
+def fit(frame: NDArray[np.uint8], hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """The frame at size `hw`: itself where it has it, else resized, bilinear."""
+    if frame.shape[:2] == hw:
+        return frame
+    import cv2
+
+    return np.asarray(cv2.resize(frame, hw[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def score(
@@ -62,18 +67,18 @@ def score(
         raise ValueError(f"sample {sample.name}: {e}") from e
 
 
-def label_table(dataset: tuple[str, ...], bundle: tuple[str, ...]) -> NDArray[np.uint8] | None:
-    """Dataset label -> bundle label, None where they are the same. Raises ValueError unless the names are the same."""
-    if set(dataset) != set(bundle):
+def label_table(dataset: tuple[str, ...], network: tuple[str, ...]) -> NDArray[np.uint8] | None:
+    """Dataset label -> the network's, None where they are the same. Raises ValueError unless the names are the same."""
+    if set(dataset) != set(network):
         raise ValueError(
-            "the dataset's classes are not the bundle's, so its labels mean nothing to the engine. "
-            f"Dataset ({len(dataset)}): {', '.join(dataset)}. Bundle ({len(bundle)}): {', '.join(bundle)}"
+            "the dataset's classes are not the network's, so its labels mean nothing to it. "
+            f"Dataset ({len(dataset)}): {', '.join(dataset)}. Network ({len(network)}): {', '.join(network)}"
         )
-    if dataset == bundle:
+    if dataset == network:
         return None
     table = np.arange(VOID + 1, dtype=np.uint8)
     for label, name in enumerate(dataset):
-        table[label] = bundle.index(name)
+        table[label] = network.index(name)
     return table
 
 

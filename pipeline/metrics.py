@@ -6,6 +6,7 @@ JSON) and is left out of the mean: giving it 0 or 1 would make the mean depend o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,6 +84,23 @@ class ConfusionMatrix:
     def pixel_accuracy(self) -> float:
         """Part of all counted pixels that were labelled right; NaN when nothing was counted."""
         return float(np.trace(self.counts) / self.pixels) if self.pixels else float("nan")
+
+
+def mean_iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Mean IoU of confusion counts (..., classes, classes), over the classes that occur. NaN where nothing was counted.
+
+    That of one matrix is `ConfusionMatrix.miou`, but for the rounding: the two do not add up in the same order.
+    """
+    hit = np.diagonal(counts, axis1=-2, axis2=-1)
+    union = counts.sum(-1) + counts.sum(-2) - hit
+    iou = np.divide(hit, union, out=np.zeros(hit.shape), where=union > 0)
+    present = (union > 0).sum(-1)
+    return np.asarray(np.divide(iou.sum(-1), present, out=np.full(present.shape, np.nan), where=present > 0))
+
+
+def or_none(value: float) -> float | None:
+    """The number for JSON, which has no NaN: None stands for what does not exist."""
+    return None if math.isnan(value) else float(value)
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -9,8 +9,10 @@ from edgesmith.deploy.files import read_json
 from edgesmith.models.arch import Arch
 from edgesmith.models.cost import macs, params
 from edgesmith.models.model import read_model
+from edgesmith.pipeline.search.fasterseg_space import RATES
 
 from .artifacts import KINDS, SIDECAR, Artifact
+from .reports.run import METHODS, CoSearch, RunFolder
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -68,8 +70,11 @@ def _artifact(folder: Path) -> dict[str, Any]:
 
 def _search(folder: Path) -> dict[str, Any]:
     value = read_json(folder / "search.json")
-    if value.get("method") == "fasterseg":
-        return _cosearch(value)
+    method = value.get("method", "squeezenas")
+    if method not in METHODS:
+        raise ValueError(f"{folder / 'search.json'}: method {method!r} is not one of {', '.join(METHODS)}")
+    if method == "fasterseg":
+        return _cosearch(CoSearch(value))
     samples = read_json(folder / "samples.json")
     last = value["history"][-1]
     best = [row for row in samples if row["on_front"]]
@@ -87,15 +92,16 @@ def _search(folder: Path) -> dict[str, Any]:
     }
 
 
-def _cosearch(value: dict[str, Any]) -> dict[str, Any]:
-    """A FasterSeg search: where its course ended, and the networks that it means, each net's chosen set of branches marked."""
-    networks = []
-    for row in value["networks"]:
-        arch = Arch.from_json(row["arch"])
-        scales = ", ".join(f"1/{8 << s}" for s in row["scales"])
-        chosen = value["chosen"].get(row["net"]) == row["scales"]
-        numbers = {"cost": row["latency"], "val_miou": row["val_miou"], "target": row["target"]}
-        networks.append({"net": row["net"], "branches": scales, "chosen": chosen, **numbers, "arch_digest": arch.digest[:12]})
+def _cosearch(search: CoSearch) -> dict[str, Any]:
+    """A FasterSeg search: where its course ended, and the networks that it means, each net's chosen one marked."""
+    value, networks = search.summary, []
+    for found in search.networks:
+        branches = ", ".join(f"1/{RATES[s]}" for s in found.scales)
+        chosen = found == search.chosen(found.net)
+        numbers = {"cost": found.latency, "val_miou": found.val_miou, "target": found.target}
+        networks.append(
+            {"net": found.net, "branches": branches, "chosen": chosen, **numbers, "arch_digest": found.arch.digest[:12]}
+        )
     return {
         **{k: value[k] for k in ("method", "space", "resource", "unit", "decoupled", "latency_weights", "target", "input_hw")},
         "epochs": {phase: sum(row["phase"] == phase for row in value["history"]) for phase in ("pretrain", "search")},
@@ -159,6 +165,9 @@ def _run(folder: Path) -> dict[str, Any]:
         done = (folder / name / SIDECAR).is_file()
         if done or name not in ("search", "teacher-arch", "teacher"):  # not every run has these
             value[name] = _artifact(folder / name) if done else "not made yet"
+    run = RunFolder(folder)
+    if "search" in value and run.method == "fasterseg":  # which of its networks is chosen, the run may have said otherwise
+        value["search"] |= _cosearch(run.cosearch)
     return value
 
 

@@ -26,11 +26,12 @@ from edgesmith.deploy.bundle import Bundle, check_golden
 from edgesmith.deploy.engines import BACKENDS, PRECISIONS, Backend, Engine, Precision
 from edgesmith.deploy.files import write_json
 from edgesmith.pipeline.artifacts import BundleFolder, Slot, Validation, Weights, open_artifact, open_weights_of
+from edgesmith.pipeline.data.choose import spread
 from edgesmith.pipeline.data.dataset import Sample, Split
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.events import Log
 from edgesmith.pipeline.frames import Frames, label_table
-from edgesmith.pipeline.metrics import ConfusionMatrix
+from edgesmith.pipeline.metrics import ConfusionMatrix, or_none
 
 PHASES = ("decode", "copy", "engine", "total")
 SHOWN = 6
@@ -162,7 +163,7 @@ def _measure(engine: Engine, frames: Frames, warmup: int, log: Log) -> _Measured
         frames.arrange(frames.split[0].frame, buffer)
     for _ in range(warmup):
         engine.infer(buffer)
-    chosen = set(np.linspace(0, frames.count - 1, min(SHOWN, frames.count)).round().astype(int).tolist())
+    chosen = spread(list(range(frames.count)), SHOWN)
     for index in range(frames.count):
         start = time.perf_counter()
         sample = frames.split[index]
@@ -216,7 +217,7 @@ def _agreement_on_split(weights: Weights, engine: Engine, frames: Frames, log: L
     return {
         "frames": frames.count,
         "pixel_agreement": agreement / frames.count,
-        "torch_miou": _number(confusion.miou),
+        "torch_miou": or_none(confusion.miou),
         "source": "split",
     }
 
@@ -229,10 +230,10 @@ def _agreement_on_golden(bundle: Bundle, engine: Engine) -> dict[str, Any]:
 def _accuracy(confusion: ConfusionMatrix, names: tuple[str, ...]) -> dict[str, Any]:
     columns = zip(names, confusion.iou, confusion.accuracy, confusion.share, strict=True)
     return {
-        "miou": _number(confusion.miou),
-        "pixel_accuracy": _number(confusion.pixel_accuracy),
+        "miou": or_none(confusion.miou),
+        "pixel_accuracy": or_none(confusion.pixel_accuracy),
         "classes": [
-            {"name": name, "iou": _number(iou), "accuracy": _number(accuracy), "share": _number(share)}
+            {"name": name, "iou": or_none(iou), "accuracy": or_none(accuracy), "share": or_none(share)}
             for name, iou, accuracy, share in columns
         ],
         "confusion": confusion.counts.tolist(),
@@ -255,11 +256,6 @@ def distribution(samples: list[float]) -> dict[str, Any]:
     ranks = {f"p{p}": round(ordered[math.ceil(p / 100 * len(ordered)) - 1], 4) for p in (50, 90, 99)}
     mean = round(math.fsum(samples) / len(samples), 4)
     return {**ranks, "mean": mean, "n": len(samples), "samples": [round(s, 4) for s in samples]}
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN: null stands for what does not exist."""
-    return None if math.isnan(value) else float(value)
 
 
 def _reset_peak_memory() -> None:

@@ -17,8 +17,8 @@ Run = Callable[[int], float]
 """Runs once, given how often it ran before, and says how many milliseconds that took."""
 
 
-def medians_ms(runs: Mapping[str, Run], rounds: int, block: int = 1, warm_up: int = 0) -> dict[str, float]:
-    """The median over `rounds` of the median of a block, by name, in ms.
+def blocks_ms(runs: Mapping[str, Run], rounds: int, block: int = 1, warm_up: int = 0) -> dict[str, list[float]]:
+    """The median of each round's block, by name, in ms.
 
     In a round each has its block of `block` runs, behind `warm_up` that do not count.
     """
@@ -28,7 +28,12 @@ def medians_ms(runs: Mapping[str, Run], rounds: int, block: int = 1, warm_up: in
         for name, run in runs.items():
             times = [run(first + i) for i in range(warm_up + block)]
             blocks[name].append(statistics.median(times[warm_up:]))
-    return {name: statistics.median(each) for name, each in blocks.items()}
+    return blocks
+
+
+def medians_ms(runs: Mapping[str, Run], rounds: int, block: int = 1, warm_up: int = 0) -> dict[str, float]:
+    """The median over the rounds of what `blocks_ms` gives."""
+    return {name: statistics.median(each) for name, each in blocks_ms(runs, rounds, block, warm_up).items()}
 
 
 def inference(engine: Engine, frames: Sequence[NDArray[np.uint8]]) -> Run:

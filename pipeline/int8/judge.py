@@ -16,7 +16,7 @@ from edgesmith.pipeline.frames import Frames
 from edgesmith.pipeline.graphs.cpu import run_frames, session
 from edgesmith.pipeline.graphs.graph import with_outputs
 from edgesmith.pipeline.graphs.precision import logits_of
-from edgesmith.pipeline.metrics import ConfusionMatrix
+from edgesmith.pipeline.metrics import ConfusionMatrix, mean_iou
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -121,15 +121,6 @@ def _difference(counts: NDArray[np.int64]) -> tuple[float, float, float]:
     """mIoU of both and the standard error of their difference in points, of confusion counts (frames, 2, classes, classes)."""
     whole = counts.sum(0)
     draws = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), DRAWS)
-    redrawn = _miou(np.tensordot(draws, counts, 1))  # (DRAWS, 2)
-    fp32, miou = map(float, _miou(whole))
+    redrawn = mean_iou(np.tensordot(draws, counts, 1))  # (DRAWS, 2)
+    fp32, miou = map(float, mean_iou(whole))
     return fp32, miou, 100 * float(np.nanstd(redrawn[:, 0] - redrawn[:, 1]))  # NaN: only frames without a label were drawn
-
-
-def _miou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean IoU of confusion counts (..., classes, classes), over the classes that occur. NaN where nothing was counted."""
-    hit = np.diagonal(counts, axis1=-2, axis2=-1)
-    union = counts.sum(-1) + counts.sum(-2) - hit
-    iou = np.divide(hit, union, out=np.zeros(hit.shape), where=union > 0)
-    present = (union > 0).sum(-1)
-    return np.asarray(np.divide(iou.sum(-1), present, out=np.full(present.shape, np.nan), where=present > 0))

@@ -9,21 +9,16 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from edgesmith.deploy.files import write_text
 from edgesmith.models.arch import Arch, Segmentation, SqueezeNas
 from edgesmith.models.cost import macs, params
 from edgesmith.models.draw import draw
 from edgesmith.models.draw_lineup import lineup
 
-from .ablation import Setting, ablation
-from .fasterseg import COSEARCH_SECTIONS
-from .page import clean, details, figure, guarded, note, number, page, percent, table
+from .page import clean, details, figure, note, number, percent, table
 from .plots import Point, Rule, Series, scatter
 from .run import CoSearch, RunFolder, Search, Section
-from .search import SEARCH_SECTIONS
 
 FOUND = {"macs": "MAC-found", "latency": "latency-found", "params": "parameter-found", "activations": "activation-found"}
 
@@ -111,10 +106,10 @@ def networks(run: RunFolder) -> str:
 
 def speed(run: RunFolder) -> str:
     """What the networks reach on the device: compute a second against latency, table sums against measured latency."""
-    known = [measured_of(r, name, _table(run)) for r, name in _named(run)]
+    known = [measured_of(r, name, _table(run)) for r, name in named(run)]
     found = [m for m in known if m is not None]
     charts = device_charts(found)
-    charts += _sampled_throughput(run)
+    charts += sampled_throughput(run)
     if (check := check_of(found)) is not None:
         charts += table_chart(check, found)
     if not charts:
@@ -122,49 +117,8 @@ def speed(run: RunFolder) -> str:
     return f'<div class="pair">{charts}</div>' + measured_table(found)
 
 
+NETWORKS: Section = ("networks", "Found networks", networks)
 SPEED: Section = ("speed", "Cost and latency", speed)
-COMPARED_SECTIONS: list[Section] = [("networks", "Found networks", networks), SPEED]
-"""Sections of a run that searched, or that is compared."""
-
-
-def compare_searches(
-    folders: Sequence[Path],
-    out: Path,
-    measured: Sequence[Measured] = (),
-    check: TableCheck | None = None,
-    title: str = "",
-    settings: Sequence[Setting] = (),
-) -> Path:
-    """Write the page `out` that shows the searches in `folders` beside each other; the first one leads. Returns `out`.
-
-    `measured` are networks that were timed and trained elsewhere (a study's), `check` whole networks that test a latency
-    table, `settings` the rows of an ablation. Raises FileNotFoundError when a folder is not there, ValueError when there is
-    none.
-    """
-    if not folders:
-        raise ValueError("folders: name at least one folder with a search")
-    for folder in folders:
-        if not (folder / "search").is_dir():
-            raise FileNotFoundError(f"{folder} holds no search: there is no folder {folder / 'search'}")
-    runs = [RunFolder(folder) for folder in folders]
-    first = RunFolder(folders[0], tuple(runs[1:]))
-
-    def measured_elsewhere(first: RunFolder) -> str:
-        charts = device_charts(measured) + _sampled_throughput(first)
-        charts += "" if check is None else table_chart(check, [])
-        return f'<div class="pair">{charts}</div>' + measured_table(measured)
-
-    made = [("ablation", "Ablation", guarded(ablation, settings))] if settings else []
-    if any(run.method != "fasterseg" for run in runs):  # the networks of a FasterSeg search stand among its own sections
-        made.append(("networks", "Found networks", guarded(networks, first)))
-    made.append(("speed", "Cost and latency", guarded(measured_elsewhere if measured or check else speed, first)))
-    for i, (run, name) in enumerate(_named(first)):
-        for anchor, heading, section in COSEARCH_SECTIONS if run.method == "fasterseg" else SEARCH_SECTIONS:
-            if i == 0 or anchor != "collapse":  # the first one's shows all
-                made.append((f"{anchor}-{len(made)}", f"{name}: {heading.lower()}", guarded(section, run)))
-    title = title or "Searches beside each other"
-    write_text(out, page(f"{title} · edgesmith", f"<h1>{clean(title)}</h1>", made))
-    return out
 
 
 # Charts and the table of networks
@@ -229,7 +183,7 @@ def _about(m: Measured) -> str:
     return f"{m.name}: {', '.join(parts)}"
 
 
-def _sampled_throughput(run: RunFolder) -> str:
+def sampled_throughput(run: RunFolder) -> str:
     """GMACs a second of all sampled networks by the latency table of a search that had one."""
     search = _table(run)
     if not isinstance(search, Search):
@@ -286,9 +240,7 @@ def _table_sum(table: Search | CoSearch, arch: Arch, task: Segmentation, hw: tup
     if (table.input_hw, table.task) != (hw, task):
         return None
     try:
-        if isinstance(table, CoSearch):
-            return table.cost(arch)
-        return table.cost(arch) if isinstance(arch, SqueezeNas) else None
+        return table.cost(arch)
     except ValueError:
         return None
 
@@ -298,16 +250,16 @@ def _table(run: RunFolder) -> Search | CoSearch | None:
     return next((r.any_search for r in (run, *run.against) if r.searched and r.any_search.resource == "latency"), None)
 
 
-def _named(run: RunFolder) -> list[tuple[RunFolder, str]]:
+def named(run: RunFolder) -> list[tuple[RunFolder, str]]:
     """The run and those that it is compared with, each with a name that no other has."""
     runs = [run, *run.against]
-    named = [f"{r.name}, {FOUND.get(r.any_search.resource, 'found')}" if r.searched else r.name for r in runs]
-    twice = {name for name, count in Counter(named).items() if count > 1}
-    return [(r, f"{name} ({r.path.resolve().name})" if name in twice else name) for r, name in zip(runs, named, strict=True)]
+    names = [f"{r.name}, {FOUND.get(r.any_search.resource, 'found')}" if r.searched else r.name for r in runs]
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    return [(r, f"{name} ({r.path.resolve().name})" if name in twice else name) for r, name in zip(runs, names, strict=True)]
 
 
 def _archs(run: RunFolder) -> list[tuple[str, Arch]]:
-    return [(name, r.arch) for r, name in _named(run) if r.arch is not None]
+    return [(name, r.arch) for r, name in named(run) if r.arch is not None]
 
 
 def _seen(run: RunFolder) -> tuple[Segmentation, tuple[int, int]]:

@@ -85,6 +85,8 @@ def _headline(s: CoSearch) -> str:
             continue
         about = f"{found.branches}; mIoU {percent(found.val_miou)} in the supernet"
         items.append(tile(f"{net.title()} found", f"{found.latency:.4g}", s.unit, about))
+    if s.pruned is not None:
+        items.append(tile("The run's network", "pruned", "teacher", f"{s.pruned.branches}, at the smallest expansion ratio"))
     counts = [sum(row["phase"] == phase for _, row in s.epochs) for phase in ("pretrain", "search")]
     items.append(tile("Epochs", f"{counts[0]} + {counts[1]}", "", "pretraining + search"))
     entropy = s.searched[-1][1].get("entropy") if s.searched else None
@@ -223,22 +225,24 @@ def sensitivity(run: RunFolder) -> str:
 
 
 def collapse(run: RunFolder) -> str:
-    """Figure 4: latency and mIoU of the networks that the logits mean, by epoch; other searches below, on the same axes."""
+    """Figure 4: latency and mIoU of the networks that the logits mean, by epoch; other searches below, on the same axes where
+    their numbers are of the same kind."""
     runs = [r for r in (run, *run.against) if r.method == "fasterseg"]
     courses = [(r, r.cosearch.course("student")) for r in runs]
     if not any(courses[0][1].values()):
         return note("No network was evaluated on the way.")
-    seen = [f for _, course in courses for row in course.values() for _, f in row]
-    latencies, scores = [f.latency for f in seen], [100 * f.val_miou for f in seen]
+    seen = [(_costs_of(r.cosearch), f) for r, course in courses for row in course.values() for _, f in row]
+    scores = [100 * f.val_miou for _, f in seen]
     parts = []
     for r, found in courses:
         s = r.cosearch
+        latencies = [f.latency for costs, f in seen if costs == _costs_of(s)]
         chosen = s.chosen("student")
         order = sorted(found, key=lambda scales: (chosen is None or scales != chosen.scales, scales))
         names = {k: branch_words(k) + (", chosen" if chosen and k == chosen.scales else "") for k in order}
         slow = [Line(names[k], [(i, f.latency) for i, f in found[k]], LINES[k]) for k in order]
         good = [Line(names[k], [(i, 100 * f.val_miou) for i, f in found[k]], LINES[k]) for k in order]
-        level = _level(s, latencies)
+        level = _level(s, latencies) if latencies else None
         charts = figure(lines(slow, "epoch", f"{_resource(s)} of the network, {s.unit}", s.unit, level=level, covers=latencies))
         charts += figure(lines(good, "epoch", "mIoU in the supernet, %", "%", covers=scores))
         kind = "decoupled" if s.summary["decoupled"] else "coupled"
@@ -259,6 +263,11 @@ def collapse(run: RunFolder) -> str:
     return "".join(parts) + f'<p class="soft small">{clean(words)}</p>{numbers}'
 
 
+def _costs_of(s: CoSearch) -> tuple[str, str, tuple[int, int]]:
+    """What a search's costs are of; only those of the same are on one axis."""
+    return s.resource, s.unit, s.input_hw
+
+
 def _level(s: CoSearch, latencies: Sequence[float]) -> tuple[str, float] | None:
     """The target latency, where it is near enough to what was found not to flatten the chart."""
     target = float(s.summary["target"]["T"])
@@ -275,7 +284,8 @@ def found(run: RunFolder) -> str:
     if not s.networks:
         return note("The search found no network: it ended with its pretraining.")
     body, pictures, others = [], "", ""
-    trained = {m.arch.digest: section for m, section in ((run.teacher, "Teacher"), (run.model, "Network")) if m is not None}
+    sections = () if run.searches_only else ((run.teacher, "Teacher"), (run.model, "Network"))
+    trained = {m.arch.digest: section for m, section in sections if m is not None}
     for f in sorted(s.networks, key=lambda f: (f.net, f != s.chosen(f.net), f.scales)):
         chosen = f == s.chosen(f.net)
         numbers = [number(f.latency, 4), percent(f.val_miou, 2), number(f.target, 4)]
@@ -283,7 +293,7 @@ def found(run: RunFolder) -> str:
         numbers += [number(params(f.arch, s.task) / 1e6, 3), _cells(f)]
         body.append([clean(f.net), clean(f.branches), "chosen" if chosen else "", *numbers])
         name = f"{f.net.title()}, branches to {f.branches}"
-        if chosen and f.arch.digest in trained:
+        if f.arch.digest in trained:
             pictures += f'<p class="soft small">{clean(f"{name}: drawn under {trained[f.arch.digest]}.")}</p>'
             continue
         picture = figure(draw(f.arch, s.task, s.input_hw), "", "drawing")
@@ -299,6 +309,16 @@ def found(run: RunFolder) -> str:
         f"The target is mIoU · ({_resource(s)} / T)^w with T = {t['T']:g} {s.unit} and w = {w} (Eq. 5 and 6). "
         "By it is chosen where the branches end."
     )
+    if run.budget is not None:
+        words += f" The run's network had to keep within its budget of {run.budget:.4g} {s.unit}."
+    if s.pruned is not None and run.arch is not None:
+        words += f" The run's network is none of these: it is the pruned teacher, with branches to {s.pruned.branches}."
+        if run.arch.digest in trained:
+            pictures = (
+                f'<p class="soft small">{clean(f"Pruned teacher: drawn under {trained[run.arch.digest]}.")}</p>{pictures}'
+            )
+        else:
+            pictures = f"<h3>Pruned teacher</h3>{figure(draw(run.arch, s.task, s.input_hw), '', 'drawing')}{pictures}"
     shown = table(("", "branches", "", *columns), body, 3) + f'<p class="soft small" style="margin-top:10px">{clean(words)}</p>'
     return f'{shown}<div style="margin-top:16px">{pictures}{others}</div>'
 

@@ -18,19 +18,18 @@ from edgesmith.models.cost import macs, params
 from edgesmith.models.draw import draw
 from edgesmith.models.model import Model
 from edgesmith.pipeline.artifacts import SIDECAR
+from edgesmith.pipeline.export import PARITY
+from edgesmith.pipeline.validate import PHASES
 
 from . import frames as report_frames
 from .charts import heat_map, histogram, line_chart
-from .compare import COMPARED_SECTIONS, SPEED
+from .compare import NETWORKS, SPEED
 from .fasterseg import COSEARCH_SECTIONS
 from .page import NONE, bar, clean, details, figure, guarded, note, number, page, percent, pre, swatch, table, tile, tiles
 from .run import RunFolder, Section
 from .search import SEARCH_SECTIONS
 from .training import TEACHER, training
 
-PHASES = ("decode", "copy", "engine", "total")
-PARITY_LIMIT = 1e-4
-"""Of max |logit|: how far a graph may be from torch."""
 NOT_VALIDATED = "Not validated yet: the run folder has no validation/validation.json."
 
 
@@ -52,12 +51,10 @@ def write_report(run_folder: Path, against: Sequence[Path] = ()) -> Path:
 
 def _sections(run: RunFolder) -> list[Section]:
     """SECTIONS, with those of a search, of a comparison and of a teacher where the run has them."""
-    extra: list[Section] = []
-    if run.method == "fasterseg":  # its networks stand among its own sections
-        extra = [*COSEARCH_SECTIONS, *(COMPARED_SECTIONS if run.against else [SPEED])]
-    elif run.searched or run.against:
-        extra = [*(SEARCH_SECTIONS if run.searched else ()), *COMPARED_SECTIONS]
-    found = [SECTIONS[0], *extra, *SECTIONS[1:]]
+    extra = searched(run)
+    if run.against and NETWORKS not in extra:
+        extra = [*extra, NETWORKS]
+    found = [SECTIONS[0], *extra, *([SPEED] if extra else ()), *SECTIONS[1:]]
     if run.taught:
         found.insert([anchor for anchor, _, _ in found].index("training"), TEACHER)
     return found
@@ -189,10 +186,8 @@ def agreement(run: RunFolder) -> str:
         largest = (
             f"{_power(parity['max_abs_diff'])}, {_power(parity['relative'])} of the largest ({parity['max_abs_logit']:.3g})"
         )
-        verdict = "within" if parity["relative"] <= PARITY_LIMIT else "above"
-        rows.append(
-            ["Exported graph, largest difference of a logit", largest, f"{verdict} the limit of {_power(PARITY_LIMIT)}"]
-        )
+        verdict = "within" if parity["relative"] <= PARITY else "above"
+        rows.append(["Exported graph, largest difference of a logit", largest, f"{verdict} the limit of {_power(PARITY)}"])
         rows.append(["Exported graph, pixels with torch's label", percent(parity["label_agreement"], 4), "at export"])
     if run.validation is not None and (a := run.validation.get("agreement")):
         of = "golden frames" if a["source"] == "golden" else f"frames of split {run.validation['data']['split']}"
@@ -266,6 +261,22 @@ SECTIONS: list[Section] = [
     ("provenance", "Provenance", provenance),
 ]
 """Anchor, title and function of each section, in order."""
+
+
+SEARCHES: dict[str, list[Section]] = {
+    "squeezenas": [*SEARCH_SECTIONS, NETWORKS],
+    "fasterseg": COSEARCH_SECTIONS,  # its networks stand among them
+}
+"""Sections of a run with a search, by its method."""
+
+
+def searched(run: RunFolder) -> list[Section]:
+    """The sections of the run's search; of a method that is not known, one that says so."""
+    return [] if run.method is None else SEARCHES.get(run.method, [("search", "Search", _of_another_method)])
+
+
+def _of_another_method(run: RunFolder) -> str:
+    return note(f"The search is of method {run.method!r}; this report knows {' and '.join(SEARCHES)}.", bad=True)
 
 
 # What sections are made of

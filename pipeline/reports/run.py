@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from edgesmith.deploy.files import read_json
-from edgesmith.models.arch import Arch, Segmentation, SqueezeNas
+from edgesmith.models.arch import Arch, FasterSeg, Segmentation, SqueezeNas
 from edgesmith.models.model import Model, read_model
+from edgesmith.pipeline.search.fasterseg_derive import pruned
 from edgesmith.pipeline.search.fasterseg_space import RATES, Net, Scales
 from edgesmith.pipeline.search.fasterseg_space import Space as CellSpace
 from edgesmith.pipeline.search.pareto import choose
@@ -66,12 +67,20 @@ class Search:
         """The epoch after which each candidate (block, candidate) left."""
         return {(i, NAMES.index(name)): row["epoch"] for row in self.epochs for i, name in row["removed"]}
 
-    def arch(self, row: dict[str, Any], name: str) -> SqueezeNas:
-        """The architecture of a sample."""
-        return self.space.arch(candidates(row), name)
+    @property
+    def limit(self) -> float | None:
+        """The most that the search let its network cost."""
+        target = self.summary["target"]
+        return None if target is None else float(target)
 
-    def cost(self, arch: SqueezeNas) -> float:
+    def network(self, name: str) -> SqueezeNas | None:
+        """The chosen one, under `name`."""
+        return None if self.chosen is None else self.space.arch(candidates(self.chosen), name)
+
+    def cost(self, arch: Arch) -> float:
         """Cost of any network of the search's space, in its unit. Raises ValueError for one of another space."""
+        if not isinstance(arch, SqueezeNas):
+            raise ValueError(f"{arch.name} is a {arch.family}, and none of the space {self.summary['space']}")
         costs = self.summary["costs"]
         chosen = zip(costs["blocks"], self.space.choice(arch), strict=True)
         return float(costs["fixed"] + sum(row[j] for row, j in chosen))
@@ -107,6 +116,10 @@ class CoSearch:
     """What a FasterSeg search left: its search.json."""
 
     summary: dict[str, Any]
+    settled: Arch | None = None
+    """What a run took from it, which may be another than the search chose: within a budget, or of another net."""
+    teacher: Arch | None = None
+    """What the run took for a teacher."""
 
     @property
     def unit(self) -> str:
@@ -153,9 +166,34 @@ class CoSearch:
         return [found_network(row) for row in self.summary["networks"]]
 
     def chosen(self, net: Net) -> Found | None:
-        """The network whose set of branches was chosen."""
+        """The network that the run took; where it took none of these, the one with the branches that the search chose."""
+        own = [f for f in self.networks if f.net == net]
+        for arch in (self.settled, self.teacher if net == "teacher" else None):
+            taken = next((f for f in own if arch is not None and f.arch.digest == arch.digest), None)
+            if taken is not None:
+                return taken
         scales = self.summary["chosen"].get(net)
-        return next((f for f in self.networks if f.net == net and list(f.scales) == scales), None)
+        return next((f for f in own if list(f.scales) == scales), None)
+
+    @cached_property
+    def pruned(self) -> Found | None:
+        """The teacher whose pruned form the run took; None where it took another network."""
+        for f in self.networks:
+            if self.settled is None or f.net != "teacher" or not isinstance(f.arch, FasterSeg):
+                continue
+            if pruned(f.arch, self.space).digest == self.settled.digest:
+                return f
+        return None
+
+    @property
+    def limit(self) -> float | None:
+        """The most that the search let its network cost: FasterSeg weighs the cost (Eq. 5) and sets no limit."""
+        return None
+
+    def network(self, name: str) -> Arch | None:
+        """The student that was chosen. It has a name of its own, not `name`."""
+        student = self.chosen("student")
+        return None if student is None else student.arch
 
     def course(self, net: Net) -> dict[Scales, list[tuple[int, Found]]]:
         """What the logits meant over the epochs: the networks of each set of branches, each with its epoch."""
@@ -192,6 +230,8 @@ class RunFolder:
     path: Path
     against: tuple[RunFolder, ...] = ()
     """Other runs that its network is compared with."""
+    searches_only: bool = False
+    """Whether the page is about searches alone: what was trained has no section there that draws it."""
 
     def json(self, name: str) -> Any:
         """The JSON value in file `name`, None when there is no such file."""
@@ -208,7 +248,8 @@ class RunFolder:
 
     @cached_property
     def method(self) -> str | None:
-        """Which search the run has. One that cannot be read counts as SqueezeNAS: its sections say what is wrong."""
+        """Which search the run has, of METHODS or not. One that cannot be read counts as SqueezeNAS: its sections say what is
+        wrong."""
         if not self.searched:
             return None
         try:
@@ -222,12 +263,15 @@ class RunFolder:
         summary = read_json(self.path / "search" / "search.json")
         if not isinstance(summary, dict) or not isinstance(summary.get("history"), list):
             raise ValueError("search.json is not as a search writes it")
-        return CoSearch(summary)
+        return CoSearch(summary, self._settled, self._architecture("teacher-arch"))
 
     @property
     def any_search(self) -> Search | CoSearch:
-        """The run's search of whichever method. Raises FileNotFoundError, or ValueError naming a file."""
-        return self.cosearch if self.method == "fasterseg" else self.search
+        """The run's search of whichever method. Raises FileNotFoundError, or ValueError naming a file or the method."""
+        read = METHODS.get(self.method or "")
+        if read is None:
+            raise ValueError(f"search.json: method {self.method!r} is not one of {', '.join(METHODS)}")
+        return read(self)
 
     @cached_property
     def search(self) -> Search:
@@ -244,7 +288,10 @@ class RunFolder:
 
     @cached_property
     def _settled(self) -> Arch | None:
-        value = self.json("arch/arch.json")
+        return self._architecture("arch")
+
+    def _architecture(self, name: str) -> Arch | None:
+        value = self.json(f"{name}/arch.json")
         return None if value is None else Arch.from_json(value)
 
     @cached_property
@@ -254,20 +301,14 @@ class RunFolder:
             return self.model.arch
         if self._settled is not None or not self.searched:
             return self._settled
-        if self.method == "fasterseg":
-            student = self.cosearch.chosen("student")
-            return None if student is None else student.arch
-        if self.search.chosen is None:
-            return None
-        return self.search.arch(self.search.chosen, f"{self.name}, found")
+        return self.any_search.network(f"{self.name}, found")
 
     @property
     def budget(self) -> float | None:
         """The most that the network may have cost: what its choice was given, or the search's own target."""
         sidecar = self.json("arch/artifact.json")
         if sidecar is None:
-            target = None if self.method == "fasterseg" else self.search.summary["target"]
-            return None if target is None else float(target)
+            return self.any_search.limit
         found = sidecar.get("config", {}).get("budget")
         return None if found is None else float(found)
 
@@ -343,6 +384,12 @@ class RunFolder:
             return [list(c) for c in self.meta["palette"]]
         return [] if self.model is None else [list(c) for c in self.model.palette]
 
+
+METHODS: dict[str, Callable[[RunFolder], Search | CoSearch]] = {
+    "squeezenas": lambda run: run.search,
+    "fasterseg": lambda run: run.cosearch,
+}
+"""Method of a search, as search.json has it -> the run's search as its sections read it."""
 
 Section: TypeAlias = "tuple[str, str, Callable[[RunFolder], str]]"
 """Anchor, title, and what makes the section's HTML out of a run."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from edgesmith.pipeline.data.augment import Cached
 from edgesmith.pipeline.data.dataset import LabelSet, Split
 from edgesmith.pipeline.data.spec import open_split
 from edgesmith.pipeline.derive import read_architecture
-from edgesmith.pipeline.metrics import ConfusionMatrix
+from edgesmith.pipeline.metrics import ConfusionMatrix, or_none
 from edgesmith.pipeline.reference import logits_by_torch
 
 from . import losses
@@ -249,7 +248,7 @@ def evaluate_heads(
         logits = logits_by_torch(module, sample.frame[None], IMAGENET_MEAN, IMAGENET_STD, input_hw)[0]
         for matrix, one in zip(matrices, logits.view(heads, classes, *logits.shape[1:]), strict=True):
             matrix.add(sample.label, one.argmax(0).to(torch.uint8).cpu().numpy())
-    return [None if math.isnan(matrix.miou) else matrix.miou for matrix in matrices]
+    return [or_none(matrix.miou) for matrix in matrices]
 
 
 def _copy_of(module: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesmith.pipeline.metrics import ConfusionMatrix
+from edgesmith.pipeline.metrics import ConfusionMatrix, mean_iou, or_none
 
 
 def of(truth: list[list[int]], prediction: list[list[int]], classes: int) -> ConfusionMatrix:
@@ -100,3 +100,17 @@ def test_an_impossible_number_of_classes_is_refused(classes: int) -> None:
 
 def test_255_classes_leave_room_for_void() -> None:
     assert of([[254, 255]], [[254, 0]], classes=255).pixels == 1
+
+
+def test_mean_iou_of_many_matrices_is_over_the_classes_that_occur_in_each() -> None:
+    counts = np.array([[[3, 1, 0], [0, 4, 0], [0, 0, 0]], np.zeros((3, 3), int)])
+    found = mean_iou(counts)
+    assert found[0] == pytest.approx((3 / 4 + 4 / 5) / 2)
+    assert np.isnan(found[1])
+
+
+def test_what_does_not_exist_is_none_in_json() -> None:
+    assert or_none(float("nan")) is None
+    found = or_none(np.float64(0.5))
+    assert found == 0.5
+    assert type(found) is float

@@ -171,7 +171,7 @@ def test_a_dataset_of_other_classes_is_refused_with_both_lists(
     given: BundleFolder, dataset: Dataset, tmp_path: Path, names: tuple[str, ...]
 ) -> None:
     data = dataset(names, change=lambda label: np.minimum(label, 1).astype(np.uint8))
-    with pytest.raises(ValueError, match=rf"Dataset \({len(names)}\): {', '.join(names)}. Bundle \(3\): sky, road, car"):
+    with pytest.raises(ValueError, match=rf"Dataset \({len(names)}\): {', '.join(names)}. Network \(3\): sky, road, car"):
         Validate(data)(given, Slot(tmp_path / "v"))
     assert not (tmp_path / "v").exists()
 

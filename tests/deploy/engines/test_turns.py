@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgesmith.deploy.engines.turns import Run, inference, medians_ms
+from edgesmith.deploy.engines.turns import Run, blocks_ms, inference, medians_ms
 
 
 def test_blocks_take_turns_and_runs_that_warm_up_do_not_count() -> None:
@@ -23,8 +23,9 @@ def test_blocks_take_turns_and_runs_that_warm_up_do_not_count() -> None:
     a, b = [99.0, 1.0, 2.0, 99.0, 99.0, 5.0, 6.0, 99.0, 3.0], [0.0] * 9
     # Blocks of two behind one: their medians are 1.5, 52 and 51.
     assert medians_ms({"a": runs("a", a), "b": runs("b", b)}, rounds=3, block=2, warm_up=1) == {"a": 51.0, "b": 0.0}
+    assert blocks_ms({"a": runs("a", a)}, rounds=3, block=2, warm_up=1) == {"a": [1.5, 52.0, 51.0]}
     assert ran[:9] == ["a0", "a1", "a2", "b0", "b1", "b2", "a3", "a4", "a5"]
-    assert len(ran) == 18
+    assert len(ran) == 18 + 9
 
 
 def test_one_run_a_round_is_the_median_of_all_runs() -> None:

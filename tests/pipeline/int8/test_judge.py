@@ -10,7 +10,7 @@ from onnx import ModelProto, numpy_helper
 
 from edgesmith.pipeline.data.dataset import LabelSet, Sample
 from edgesmith.pipeline.frames import Frames
-from edgesmith.pipeline.int8.judge import Judge, Pick, _difference, _miou
+from edgesmith.pipeline.int8.judge import Judge, Pick, _difference
 
 CLASSES = ("sky", "road", "car")
 
@@ -86,13 +86,6 @@ def test_frames_are_read_once_and_the_first_few_can_be_asked_alone(graph: ModelP
 def test_frames_without_a_labelled_pixel_are_refused(graph: ModelProto, small: Any, tiny: Any) -> None:
     with pytest.raises(ValueError, match="no pixel of the frames held out is labelled"):
         judge(graph, Split(small, graph, void=True), tiny).loss(graph)
-
-
-def test_miou_is_over_the_classes_that_occur() -> None:
-    counts = np.array([[[3, 1, 0], [0, 4, 0], [0, 0, 0]], np.zeros((3, 3), int)])
-    found = _miou(counts)
-    assert found[0] == pytest.approx((3 / 4 + 4 / 5) / 2)
-    assert np.isnan(found[1])
 
 
 def test_the_standard_error_is_that_of_a_mean_over_frames() -> None:

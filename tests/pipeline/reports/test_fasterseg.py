@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from edgesmith.deploy.files import read_json
+from edgesmith.models.arch import Arch, FasterSeg
 from edgesmith.pipeline.artifacts import content_digest
-from edgesmith.pipeline.reports.ablation import Setting, ablation
-from edgesmith.pipeline.reports.compare import TableCheck, compare_searches
-from edgesmith.pipeline.reports.html import SECTIONS, write_report
+from edgesmith.pipeline.reports.html import SEARCHES, SECTIONS, write_report
 from edgesmith.pipeline.reports.lines import Bands, Choice, Line, bands, lines
-from edgesmith.pipeline.reports.run import RunFolder
+from edgesmith.pipeline.reports.run import METHODS, Found, RunFolder
+from edgesmith.pipeline.search.fasterseg_derive import pruned
 from edgesmith.pipeline.search.fasterseg_space import OPERATORS, Space
 from edgesmith.pipeline.show import describe
 from tests.pipeline.cosearch import HW, PRETRAIN, SEARCH, make_cosearch
@@ -160,6 +160,26 @@ def test_the_collapse_shows_every_evaluated_network_and_the_other_search_below(r
     assert len(labels) == 2
 
 
+@pytest.mark.parametrize("other", [{"resource": "macs", "unit": "GMAC"}, {"input_hw": [640, 960]}])
+def test_searches_whose_costs_are_of_other_things_have_axes_of_their_own(
+    runs: tuple[Path, Path], tmp_path: Path, other: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(runs[1], tmp_path / "other"))
+    summary = read_json(folder / "search" / "search.json")
+    for row in [network for epoch in summary["history"] for network in epoch.get("networks", [])]:
+        row["latency"] *= 1000
+    write(folder / "search" / "search.json", {**summary, **other})
+
+    def first_cost_axis(against: tuple[Path, ...]) -> list[str]:
+        text = write_report(runs[0], against).read_text()
+        chart = text[text.index('aria-label="latency of the network, ms') :]
+        return re.findall(r'text-anchor="end">([\d.]+)</text>', chart[: chart.index("</svg>")])
+
+    assert whole(report_of(runs[0], (folder,)))
+    assert first_cost_axis((folder,)) == first_cost_axis(())
+    assert first_cost_axis((runs[1],)) != []
+
+
 def test_the_found_networks_are_drawn_and_counted(runs: tuple[Path, Path]) -> None:
     page = report_of(runs[0])
     said = page.text["found"]
@@ -227,6 +247,21 @@ def test_a_damaged_search_takes_only_its_own_sections_down(run: Path) -> None:
     assert "could not be made" in report_of(run).text["search"]
 
 
+def test_a_search_of_a_method_that_is_not_known_is_said_to_be_so(run: Path) -> None:
+    folder = run / "search"
+    write(folder / "search.json", {**read_json(folder / "search.json"), "method": "another"})
+    page = report_of(run)
+    assert "method 'another'" in page.text["search"]
+    assert "method 'another' is not one of squeezenas, fasterseg" in page.text["speed"]
+    assert "found" not in page.text
+    for anchor in ("result", "network", "teacher", "training", "provenance"):
+        assert "could not be made" not in page.text[anchor]
+    seal(folder, "search")
+    with pytest.raises(ValueError, match=r"search\.json: method 'another' is not one of squeezenas, fasterseg"):
+        describe(folder)
+    assert set(SEARCHES) == set(METHODS)
+
+
 def test_a_network_before_its_training_is_the_chosen_student(tmp_path: Path) -> None:
     make_cosearch(tmp_path / "only")
     student = RunFolder(tmp_path / "only").cosearch.chosen("student")
@@ -235,33 +270,82 @@ def test_a_network_before_its_training_is_the_chosen_student(tmp_path: Path) -> 
     assert whole(report_of(tmp_path / "only"))
 
 
+def settle(run: Path, arch: Arch, budget: float | None = None) -> None:
+    """Make `arch` what the run took from its search and trained."""
+    write(run / "arch" / "arch.json", arch.to_json())
+    write(run / "arch" / "artifact.json", {"kind": "architecture", "key": "k", "digest": "a", "config": {"budget": budget}})
+    write(run / "train" / "model.json", {**read_json(run / "train" / "model.json"), "arch": arch.to_json()})
+
+
+def not_chosen(run: Path, net: str) -> Found:
+    """A network that the search itself did not choose."""
+    scales = read_json(run / "search" / "search.json")["chosen"][net]
+    return next(f for f in RunFolder(run).cosearch.networks if f.net == net and list(f.scales) != scales)
+
+
+def test_the_network_that_was_chosen_within_a_budget_is_the_reports(run: Path) -> None:
+    other = not_chosen(run, "student")
+    settle(run, other.arch, 1.01 * other.latency)
+    said = report_of(run).text
+    assert RunFolder(run).cosearch.chosen("student") == other
+    assert f"{other.latency:.4g} ms" in said["search"]
+    assert f"{other.branches}; mIoU" in said["search"]
+    assert f"{other.branches}, chosen" in said["collapse"]
+    assert f"Student, branches to {other.branches}: drawn under Network" in said["found"]
+    assert f"its budget of {1.01 * other.latency:.4g} ms" in said["found"]
+
+
+def test_a_teacher_that_is_the_runs_network_is_drawn_where_that_is(run: Path) -> None:
+    other = not_chosen(run, "teacher")
+    settle(run, other.arch)
+    said = report_of(run).text["found"]
+    assert RunFolder(run).cosearch.chosen("teacher") == other
+    assert f"Teacher, branches to {other.branches}: drawn under Network" in said
+    assert "drawn under Teacher" in said  # the one that it learnt from
+
+
+def test_a_pruned_teacher_that_was_trained_is_found_in_the_report(run: Path) -> None:
+    search = RunFolder(run).cosearch
+    teacher = search.chosen("teacher")
+    assert teacher is not None
+    assert isinstance(teacher.arch, FasterSeg)
+    settle(run, pruned(teacher.arch, search.space))
+    said = report_of(run).text
+    assert f"it is the pruned teacher, with branches to {teacher.branches}" in said["found"]
+    assert "Pruned teacher: drawn under Network" in said["found"]
+    assert "pruned teacher" in said["search"]
+    assert "Student, branches to" in said["found"]
+    shutil.rmtree(run / "train")
+    assert whole(report_of(run))
+    assert "Pruned teacher" in report_of(run).text["found"]
+    assert "drawn under Network" not in report_of(run).text["found"]
+
+
+def seal(folder: Path, kind: str) -> None:
+    """Give an artifact the sidecar that it is checked by."""
+    write(folder / "artifact.json", {"kind": kind, "key": "k", "digest": content_digest(folder)})
+
+
+def test_show_of_a_run_says_which_network_it_took(run: Path, tmp_path: Path) -> None:
+    other, folder = not_chosen(run, "student"), tmp_path / "shown"
+    shutil.copytree(run / "search", folder / "search")
+    write(folder / "recipe.yaml", "about: One.")
+    write(folder / "arch" / "arch.json", other.arch.to_json())
+    for name, kind in (("search", "search"), ("arch", "architecture")):
+        seal(folder / name, kind)
+    chosen = [row["arch_digest"] for row in describe(folder)["search"]["networks"] if row["chosen"]]
+    assert other.arch.digest[:12] in chosen
+    assert len(chosen) == 2
+    assert describe(folder)["search"]["method"] == "fasterseg"
+
+
 def test_show_says_what_a_search_found(run: Path) -> None:
     folder = run / "search"
-    write(folder / "artifact.json", {**read_json(folder / "artifact.json"), "digest": content_digest(folder)})
+    seal(folder, "search")
     shown = describe(folder)
     assert (shown["method"], shown["epochs"]) == ("fasterseg", {"pretrain": PRETRAIN, "search": SEARCH})
     assert sum(row["chosen"] for row in shown["networks"]) == 2
     assert shown["networks"][0]["branches"] == "1/16, 1/8"
-
-
-def test_the_searches_of_a_study_stand_on_one_page_with_its_ablation(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    settings = [
-        Setting("O, s | χ = 8, b = 1", (0.41, 0.43), 9.0, 1.9, 3_100_000, (66.9, 177.8)),
-        Setting("S: O, s, χ | b = 2", (0.45,), 8.2, 1.7, 2_800_000, (70.5, 163.9)),
-        Setting("T -> pruned T", paper=(66.1, 146.7)),
-    ]
-    check = TableCheck([10.0, 20.0, 30.0, 40.0], [11.0, 21.0, 32.0, 41.0], 1, 1.05, 0.2)
-    page = Parsed(compare_searches(runs, tmp_path / "page.html", check=check, settings=settings, title="A study").read_text())
-    assert whole(page)
-    ids = [s["id"] for s in page.all("section")]
-    assert len(set(ids)) == len(ids) == 2 + 5 + 4
-    assert sum(i.startswith("collapse") for i in ids) == 1
-    said = page.text["ablation"]
-    assert "42.00 % (2 seeds, spread 2.00)" in said.replace("\u00a0", " ")
-    assert "not run" in said
-    assert "163.9" in said
-    assert "coupled: coupled latency term" in next(text for i, text in page.text.items() if i.startswith("collapse"))
-    assert ablation([]) != ""
 
 
 def test_the_made_up_search_has_the_fields_of_a_real_one(tmp_path: Path) -> None:
@@ -334,5 +418,3 @@ def test_searches_of_both_methods_can_be_compared(runs: tuple[Path, Path], tmp_p
         assert whole(page)
         assert "lined up" in page.text["networks"]
         assert "2 networks" not in page.text["speed"]  # each table prices its own networks
-    mixed = Parsed(compare_searches([other, runs[0]], tmp_path / "page.html").read_text())
-    assert whole(mixed)

@@ -19,7 +19,7 @@ from edgesmith.deploy.files import read_json
 from edgesmith.models.arch import Segmentation, SqueezeNas
 from edgesmith.models.cost import macs, params
 from edgesmith.pipeline.reports import run as report_run
-from edgesmith.pipeline.reports.compare import Measured, TableCheck, compare_searches, device_charts, table_chart
+from edgesmith.pipeline.reports.compare import Measured, TableCheck, device_charts, table_chart
 from edgesmith.pipeline.reports.html import SECTIONS, write_report
 from edgesmith.pipeline.reports.run import RunFolder
 from edgesmith.pipeline.search.pareto import choose, front
@@ -298,31 +298,6 @@ def test_a_run_that_did_not_search_can_be_compared(tmp_path: Path) -> None:
     assert "search" not in ids
     with pytest.raises(FileNotFoundError, match="nowhere"):
         write_report(plain, (tmp_path / "nowhere",))
-
-
-def test_searches_of_a_study_on_one_page(tmp_path: Path) -> None:
-    for name, resource in (("search-macs", "macs"), ("search-latency", "latency")):
-        make_search(tmp_path / name, resource)
-    measured = [
-        Measured("MAC-found", 0.25, 290_000, 14.2, 0.1, 13.1, 0.581),
-        Measured("LAT-found", 0.31, 330_000, 14.0, 0.1, 13.3, 0.592),
-        Measured("random 1", 0.28, 310_000, 14.3, 0.1, None, None),
-    ]
-    sums = np.linspace(10, 20, 40)
-    check = TableCheck(sums.tolist(), (1.1 * sums + 0.5).tolist(), 10, 1.1, 0.5)
-    out = compare_searches([tmp_path / "search-macs", tmp_path / "search-latency"], tmp_path / "page.html", measured, check)
-    page = Parsed(out.read_text())
-    assert whole(page)
-    assert len(page.all("section")) == 8
-    assert len({s["id"] for s in page.all("section")}) == 8
-    said = page.text["speed"]
-    assert "30 networks, correlation 1.0000" in said
-    assert "after 1.100 x sum + 0.50 ms, fitted on 10 others, 0.0 % in the mean" in said
-    assert "14.20 ± 0.10" in said.replace("\u2009", "")
-    with pytest.raises(FileNotFoundError, match="no search"):
-        compare_searches([tmp_path], tmp_path / "page.html")
-    with pytest.raises(ValueError, match="at least one"):
-        compare_searches([], tmp_path / "page.html")
 
 
 def test_the_verb_writes_the_report_again_and_refuses_other_folders(runs: tuple[Path, Path], run: Path, tmp_path: Path) -> None:
