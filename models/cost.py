@@ -1,9 +1,9 @@
 """What an architecture costs, counted from its data without building it.
 
 One MAC is one multiply-accumulate of a convolution at batch 1; the papers' "FLOPs" are these. Enlargements, batch norms and
-activations are not counted. Parameters are the trainable ones: weights, biases, batch norm scale and shift. Bytes are of fp32
-unless another width of a value is given: each convolution reads its input map and its weights and writes its output map once,
-what a cache or a fused kernel saves not taken off. Auxiliary heads are counted only where `training` asks for them.
+activations are not counted. Parameters are the trainable ones: weights, biases, batch norm scale and shift. Bytes are of fp32:
+each convolution reads its input map and its weights and writes its output map once, what a cache or a fused kernel saves not
+taken off. Auxiliary heads are counted only where `training` asks for them.
 
 A receptive field is the span of input pixels, from the first to the last, that one value depends on, at the place where it is
 largest; padding is not counted. Bilinear resizes count with the neighbours that they read, so that a zoomed convolution at
@@ -31,25 +31,24 @@ def params(arch: Arch, task: Segmentation, *, training: bool = False) -> int:
     return sum(c.params for c in convolutions(arch, task, (64, 64), training=training))
 
 
-def macs(arch: Arch, task: Segmentation, input_hw: Size, *, training: bool = False) -> int:
+def macs(arch: Arch, task: Segmentation, input_hw: Size) -> int:
     """MACs of all convolutions at `input_hw`, batch 1."""
-    return sum(c.macs for c in convolutions(arch, task, input_hw, training=training))
+    return sum(c.macs for c in convolutions(arch, task, input_hw))
 
 
-def weight_bytes(arch: Arch, task: Segmentation, *, value_bytes: int = 4) -> int:
+def weight_bytes(arch: Arch, task: Segmentation) -> int:
     """Bytes of the deployed network's parameters."""
-    return value_bytes * params(arch, task)
+    return 4 * params(arch, task)
 
 
-def activation_bytes(arch: Arch, task: Segmentation, input_hw: Size, *, value_bytes: int = 4) -> int:
+def activation_bytes(arch: Arch, task: Segmentation, input_hw: Size) -> int:
     """Bytes of all maps that convolutions read and write at `input_hw`, batch 1."""
-    return value_bytes * sum(c.activations for c in convolutions(arch, task, input_hw))
+    return 4 * sum(c.activations for c in convolutions(arch, task, input_hw))
 
 
-def arithmetic_intensity(arch: Arch, task: Segmentation, input_hw: Size, *, value_bytes: int = 4) -> float:
+def arithmetic_intensity(arch: Arch, task: Segmentation, input_hw: Size) -> float:
     """MACs a byte of maps and weights."""
-    moved = activation_bytes(arch, task, input_hw, value_bytes=value_bytes) + weight_bytes(arch, task, value_bytes=value_bytes)
-    return macs(arch, task, input_hw) / moved
+    return macs(arch, task, input_hw) / (activation_bytes(arch, task, input_hw) + weight_bytes(arch, task))
 
 
 def receptive_field(arch: Arch, input_hw: Size) -> Size:

@@ -48,12 +48,6 @@ def build_part(part: Part) -> nn.Module:
     raise ValueError(f"{part.key} is no piece of a SqueezeNAS module")
 
 
-def piece(module: SqueezeNasModule, name: str) -> nn.Module:
-    """The piece `name` (see `edgesmith.models.parts.parts`) of a built network, sharing its weights."""
-    found = module.get_submodule(name)
-    return Logits(found) if name == "decoder" else found
-
-
 def conv_bn_relu(cin: int, cout: int, kernel: int, *, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Sequential:
     """Bias-free convolution of "same" padding, batch norm, ReLU."""
     padding = dilation * (kernel - 1) // 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from edgesmith.models.arch import Segmentation
 from edgesmith.pipeline.data.spec import Data, open_split
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     AnyTable = TypeVar("AnyTable", bound=Table | Gtx1080Ti)
 
 Resource = Literal["macs", "params", "activations", "latency"]
-RESOURCES: tuple[Resource, ...] = get_args(Resource)
 UNITS: dict[Resource, str] = {"macs": "GMAC", "params": "M parameters", "activations": "MB", "latency": "ms"}
 """The unit of each resource: 1e9 multiply-accumulates, 1e6 parameters, 1e6 bytes of fp32 maps, milliseconds."""
 COUNTED: dict[Resource, Callable[[Conv], float]] = {
