@@ -6,14 +6,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def conv_bn(cin: int, cout: int, kernel: int, *, stride: int = 1) -> nn.Sequential:
-    """Bias-free convolution of "same" padding, batch norm."""
-    return nn.Sequential(nn.Conv2d(cin, cout, kernel, stride, (kernel - 1) // 2, bias=False), nn.BatchNorm2d(cout))
+def conv_bn(cin: int, cout: int, kernel: int, *, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Sequential:
+    """Bias-free convolution of "same" padding, batch norm. Where the stride is 2 an odd size is rounded up."""
+    padding = dilation * (kernel - 1) // 2
+    conv = nn.Conv2d(cin, cout, kernel, stride, padding, dilation, groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(cout))
 
 
-def conv_bn_relu(cin: int, cout: int, kernel: int, *, stride: int = 1) -> nn.Sequential:
-    """Bias-free convolution of "same" padding, batch norm, ReLU. Where the stride is 2 an odd size is rounded up."""
-    return conv_bn(cin, cout, kernel, stride=stride).append(nn.ReLU(inplace=True))
+def conv_bn_relu(cin: int, cout: int, kernel: int, *, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Sequential:
+    """`conv_bn`, ReLU."""
+    return conv_bn(cin, cout, kernel, stride=stride, dilation=dilation, groups=groups).append(nn.ReLU(inplace=True))
 
 
 def resize(x: Tensor, hw: tuple[int, int], align_corners: bool) -> Tensor:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from edgesmith.models.arch import InvertedResidual, Segmentation
-from edgesmith.models.squeezenas import Aspp, LrAspp, MbConv, Reduce, conv_bn_relu
+from edgesmith.models.ops import conv_bn_relu
+from edgesmith.models.squeezenas import Aspp, LrAspp, MbConv, Reduce
 from edgesmith.pipeline.search.squeezenas_space import NAMES, Space
 from edgesmith.pipeline.search.squeezenas_supernet import Supernet
 
