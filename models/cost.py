@@ -16,14 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgesmith.models.arch import Arch, Cell, FasterSeg, Segmentation, SqueezeNas
+from edgesmith.models.arch import (
+    ASPP_LOW_WIDTH,
+    ASPP_RATES,
+    HEAD_FULL_WIDTH,
+    LRASPP_POOL,
+    LRASPP_POOL_STRIDE,
+    Arch,
+    Cell,
+    FasterSeg,
+    Segmentation,
+    SqueezeNas,
+)
+from edgesmith.models.parts import zoomed_hw
 from edgesmith.models.trace import Conv, FeatureMap, Size, Trace, image, joined, pooled, resized, shifted
-
-ASPP_RATES = (6, 12, 18)
-ASPP_LOW_WIDTH = 32
-LRASPP_POOL = (49, 49)
-LRASPP_POOL_STRIDE = (16, 20)
-HEAD_FULL_WIDTH = 256
 
 
 def params(arch: Arch, task: Segmentation, *, training: bool = False) -> int:
@@ -108,7 +114,7 @@ def _reduced(name: str, x: FeatureMap, width: int, stride: int, trace: Trace) ->
 
 
 def _lraspp(x: FeatureMap, low: FeatureMap, width: int, classes: int, trace: Trace) -> FeatureMap:
-    windows = (LRASPP_POOL, LRASPP_POOL_STRIDE) if min(x.hw) >= max(LRASPP_POOL) else (x.hw, x.hw)
+    windows = ((LRASPP_POOL, LRASPP_POOL), LRASPP_POOL_STRIDE) if min(x.hw) >= LRASPP_POOL else (x.hw, x.hw)
     trace.conv("decoder.gate", pooled(x, *windows), width, bias=True)
     value = trace.conv("decoder.value", x, width)
     high = trace.conv("decoder.high_classifier", resized(value, low.hw, False), classes, bias=True)
@@ -175,7 +181,7 @@ def _cell(name: str, cell: Cell, x: FeatureMap, align_corners: bool, trace: Trac
         return trace.conv(name, x, cell.width, 3, stride=cell.stride)
     if cell.op == "conv_x2":
         return trace.conv(f"{name}.1", trace.conv(f"{name}.0", x, cell.width, 3, stride=cell.stride), cell.width, 3)
-    y = resized(x, (max(1, x.hw[0] // 2), max(1, x.hw[1] // 2)), align_corners)
+    y = resized(x, zoomed_hw(x.hw), align_corners)
     for i in range(2 if cell.op == "zoomed_conv_x2" else 1):
         y = trace.conv(f"{name}.convs.{i}", y, cell.width, 3)
     return y if cell.stride == 2 else resized(y, x.hw, align_corners)

@@ -20,13 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgesmith.models.arch import Arch, Cell, FasterSeg, Segmentation
-from edgesmith.models.ops import ZoomedConv, conv_bn_relu, resize
+from edgesmith.models.arch import HEAD_FULL_WIDTH, Arch, Cell, FasterSeg, Segmentation
+from edgesmith.models.ops import ZoomedConv, conv_bn_relu, resize, shifted
 from edgesmith.models.parts import Arm, BranchCell, FasterSegStem, Join, Part
 from edgesmith.models.parts import Head as HeadPart
-
-HEAD_FULL_WIDTH = 256
-"""A head that takes more channels than these works on half as many."""
 
 
 def build(arch: Arch, task: Segmentation) -> FasterSegModule:
@@ -90,8 +87,7 @@ class Skip(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.parts[0](x)
         if self.stride == 2:
-            shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
-            y = torch.cat([y, self.parts[1](shifted)], 1)  # (N, C', H/2, W/2)
+            y = torch.cat([y, self.parts[1](shifted(x))], 1)  # (N, C', H/2, W/2)
         return F.relu(self.bn(y))
 
 

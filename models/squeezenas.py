@@ -18,14 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgesmith.models.arch import Arch, InvertedResidual, Segmentation, SqueezeNas
-from edgesmith.models.ops import conv_bn, conv_bn_relu
+from edgesmith.models.arch import (
+    ASPP_LOW_WIDTH,
+    ASPP_RATES,
+    LRASPP_POOL,
+    LRASPP_POOL_STRIDE,
+    Arch,
+    InvertedResidual,
+    Segmentation,
+    SqueezeNas,
+)
+from edgesmith.models.ops import conv_bn, conv_bn_relu, shifted
 from edgesmith.models.parts import Decoder, Neck, Part, Stem
-
-LRASPP_POOL = 49
-LRASPP_POOL_STRIDE = (16, 20)
-ASPP_RATES = (6, 12, 18)
-ASPP_LOW_WIDTH = 32
 
 
 def build(arch: Arch, task: Segmentation) -> SqueezeNasModule:
@@ -81,8 +85,7 @@ class Reduce(nn.Module):
         x = F.relu(x)
         if self.stride == 1:
             return self.parts[0](x)  # type: ignore[no-any-return]
-        shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
-        return torch.cat([self.parts[0](x), self.parts[1](shifted)], 1)
+        return torch.cat([part(m) for part, m in zip(self.parts, (x, shifted(x)), strict=True)], 1)
 
 
 def _block(cin: int, block: InvertedResidual) -> nn.Module:

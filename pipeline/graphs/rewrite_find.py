@@ -12,6 +12,7 @@ import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgesmith.deploy.plugins import DOMAIN
+from edgesmith.models.parts import zoomed_hw
 
 from .graph import Float, enlarging
 from .rewrite_bodies import enlarge_function, zoomed_function
@@ -96,7 +97,7 @@ def _zoomed_at(view: _View, first: int, conv: int | None) -> Match | None:
     mode = _mode(nodes[first])
     if len(x) != 4 or 0 in x or mode is None or conv == -1:
         return None
-    (n, channels, *hw), low = x, [max(1, x[2] // 2), max(1, x[3] // 2)]
+    (n, channels, *hw), low = x, zoomed_hw((x[2], x[3]))
     if not _resizes_to(view, nodes[first], [n, channels, *low]):
         return None
     said = {"low_hw": low, "hw": hw, "coordinate_transformation_mode": mode}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgesmith.calibration.table import Table
 from edgesmith.models.arch import Arch, Cell, FasterSeg, Segmentation
 from edgesmith.models.cost import convolutions
-from edgesmith.models.parts import Arm, Join, Map, Part, cell_part, parts
+from edgesmith.models.parts import Arm, Join, Map, Part, cell_part, parts, zoomed_hw
 
 from .fasterseg_space import NETS, RATES, Net, Space
 from .resources import COUNTED, UNITS, Resource, fitting, measuring
@@ -163,7 +163,7 @@ def _sizes(input_hw: Size) -> list[list[Size]]:
 
 
 def _halves(hw: Size) -> list[Size]:
-    return list(dict.fromkeys([((hw[0] + 1) // 2, (hw[1] + 1) // 2), (max(1, hw[0] // 2), max(1, hw[1] // 2))]))
+    return list(dict.fromkeys([((hw[0] + 1) // 2, (hw[1] + 1) // 2), zoomed_hw(hw)]))
 
 
 def _convolutions(cell: Cell, given: Map) -> Iterator[Conv]:
