@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import onnx
@@ -33,6 +33,7 @@ PART_BYTES = 8 << 20
 """Bound for the enlarged logits of one part. Smaller is hardly faster and makes many more operators."""
 
 Float = NDArray[np.float32]
+M = TypeVar("M", ModelProto, NodeProto, TensorProto)
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,12 @@ def assemble(
         network = _with_folded_weights(network, fold, colour_order, std)
     inside = {input_name: x}
     for node in network.graph.node:
-        copy = NodeProto()
-        copy.CopyFrom(node)
+        copy = copied(node)
         copy.input[:] = [inside.get(v, f"net/{v}" if v else "") for v in node.input]
         copy.output[:] = [f"net/{v}" if v else "" for v in node.output]
         g.nodes.append(copy)
     for constant in network.graph.initializer:
-        renamed = TensorProto()
-        renamed.CopyFrom(constant)
+        renamed = copied(constant)
         renamed.name = f"net/{constant.name}"
         g.constants.append(renamed)
     parts = _enlarged_parts(g, f"net/{output_name}", classes, rows, columns)
@@ -173,6 +172,17 @@ def as_model(graph: GraphProto) -> ModelProto:
     return helper.make_model(graph, opset_imports=[opset], ir_version=version, producer_name="edgesmith")
 
 
+def copied(message: M) -> M:
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """A node's attributes by name, texts as bytes."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
 def graph_digest(model: ModelProto) -> str:
     """SHA-256 of a graph (hexadecimal): that of its file, as export writes it."""
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
@@ -183,8 +193,7 @@ def cleaned(model: ModelProto) -> ModelProto:
 
     Raises ValueError when the model needs more than ONNX's own operators.
     """
-    clean = ModelProto()
-    clean.CopyFrom(model)
+    clean = copied(model)
     if foreign := sorted({n.domain for n in clean.graph.node if n.domain not in ("", "ai.onnx")}):
         raise ValueError(f"the graph has operators of {', '.join(foreign)}; only ONNX's own can be exported")
     for message in (clean, clean.graph, *clean.graph.node, *clean.graph.initializer, *clean.graph.input, *clean.graph.output):
@@ -201,8 +210,7 @@ def cleaned(model: ModelProto) -> ModelProto:
 
 def with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
     """A copy that also returns the inner values `names`, of whatever type they are, after its own outputs."""
-    probe = ModelProto()
-    probe.CopyFrom(model)
+    probe = copied(model)
     probe.graph.output.extend(ValueInfoProto(name=n) for n in names)
     return probe
 
@@ -317,8 +325,7 @@ def _first_convolution(network: ModelProto, input_name: str) -> str | None:
 
 def _with_folded_weights(network: ModelProto, name: str, colour_order: str, std: Sequence[float]) -> ModelProto:
     """A copy whose convolution weights `name` take frames in `colour_order`, less their mean, in 0..255."""
-    copy = ModelProto()
-    copy.CopyFrom(network)
+    copy = copied(network)
     tensor = next(c for c in copy.graph.initializer if c.name == name)
     weights = numpy_helper.to_array(tensor).astype(np.float64) / (np.array(std, np.float64) * 255).reshape(1, 3, 1, 1)
     if colour_order == "bgr":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,10 +14,8 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, nump
 from edgesmith.deploy.plugins import DOMAIN
 from edgesmith.models.parts import zoomed_hw
 
-from .graph import Float, enlarging
+from .graph import Float, attributes_of, copied, enlarging
 from .rewrite_bodies import enlarge_function, zoomed_function
-
-M = TypeVar("M", ModelProto, NodeProto, TensorProto)
 
 MODES = {"align_corners": True, "half_pixel": False}
 RESIZE = {
@@ -235,13 +233,3 @@ def bilinear(low: int, high: int, align_corners: bool) -> Float:
     np.add.at(matrix, (np.arange(high), first), np.float32(1) - weight)
     np.add.at(matrix, (np.arange(high), np.minimum(first + 1, low - 1)), weight)
     return matrix
-
-
-def attributes_of(node: NodeProto) -> dict[str, Any]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
-def copied(message: M) -> M:
-    copy = type(message)()
-    copy.CopyFrom(message)
-    return copy
