@@ -14,7 +14,7 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, nump
 from edgesmith.deploy.plugins import DOMAIN
 from edgesmith.models.parts import zoomed_hw
 
-from .graph import Float, attributes_of, copied, enlarging
+from .graph import attributes_of, bilinear, copied, enlarging
 from .rewrite_bodies import enlarge_function, zoomed_function
 
 MODES = {"align_corners": True, "half_pixel": False}
@@ -217,19 +217,3 @@ def _same(view: _View, nodes: Sequence[NodeProto], native: Any, names: dict[str,
             found[a] = f"#{index}"
         names[theirs.output[0]] = ours.output[0]
     return found
-
-
-def bilinear(low: int, high: int, align_corners: bool) -> Float:
-    """The matrix (high, low) of a bilinear resize, with torch's numbers to the last bit (and `axis.h`'s)."""
-    at = np.arange(high, dtype=np.float32)
-    if align_corners:
-        source = at * (np.float32(low - 1) / np.float32(high - 1) if high > 1 else np.float32(0))
-    else:  # a product and a sum that are rounded once: fp64 holds the product of two fp32 numbers
-        scale = np.float64(np.float32(low) / np.float32(high))
-        source = np.maximum((scale * (at + np.float32(0.5)) - 0.5).astype(np.float32), np.float32(0))
-    first = np.minimum(source.astype(np.int64), low - 1)
-    weight = np.minimum(source - first.astype(np.float32), np.float32(1))
-    matrix: Float = np.zeros((high, low), np.float32)
-    np.add.at(matrix, (np.arange(high), first), np.float32(1) - weight)
-    np.add.at(matrix, (np.arange(high), np.minimum(first + 1, low - 1)), weight)
-    return matrix
