@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgesmith import models
 from edgesmith.calibration.table import Table
@@ -37,10 +36,12 @@ from edgesmith.pipeline.training.device import (
     pick_device,
     pick_precision,
 )
+from edgesmith.pipeline.training.fit import enlarged
 from edgesmith.pipeline.training.loader import Batch, Batches
 from edgesmith.pipeline.training.loop import run_epochs, untimed
 from edgesmith.pipeline.training.torch_optim import (
     allocated,
+    clipped_step,
     forget_removed,
     learning_rate,
     make_optimizer,
@@ -123,19 +124,14 @@ class Searching:
         x, labels = self.placement.batch(batch)
         with self.placement.autocast():
             low = self.supernet.low_logits(x, weights)
-        logits = F.interpolate(
-            low.float(), labels.shape[-2:], mode="bilinear", align_corners=self.supernet.enlarge_align_corners
-        )
-        pixel_loss = losses.cross_entropy(logits, labels)
+        pixel_loss = losses.cross_entropy(enlarged(self.supernet, low, labels), labels)
         cost = self.expected_cost(weights)
         counted = cost if search.target is None else (cost - search.target).relu()
         loss = pixel_loss + search.alpha * counted
         self.optimizer.zero_grad(set_to_none=True)
         self.theta_optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        if search.optim.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.supernet.parameters(), search.optim.grad_clip)
-        self.optimizer.step()
+        clipped_step(self.optimizer, self.supernet, search.optim.grad_clip)
         if done >= search.theta_from:
             self.theta_optimizer.step()
         numbers = {"loss": loss, "pixel_loss": pixel_loss, "cost": cost}
