@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgesmith import models
-from edgesmith.calibration.table import Table
 from edgesmith.deploy.files import write_bytes, write_json
 from edgesmith.models.arch import Segmentation
 from edgesmith.models.cost import macs, params
@@ -275,7 +274,7 @@ def _summary(searching: Searching, progress: Progress) -> dict[str, Any]:
         "classes": searching.task.classes,
         "candidates": list(NAMES),
         "costs": searching.costs.to_json(),
-        "table": None if s.table is None else Table.read(Path(s.table)).digest,
+        "table": None if s.table is None else s._table.digest,
         "theta": searching.theta.tolist(),
         "probabilities": searching.probabilities().tolist(),
         "alive": [[NAMES[j] for j in living] for living in searching.supernet.alive],
