@@ -49,7 +49,6 @@ from edgesmith.pipeline.training.torch_optim import (
 )
 
 from .evaluation import Evaluation, spread, whole_frames
-from .gumbel import gumbel
 from .pareto import front
 from .squeezenas_costs import Costs
 from .squeezenas_space import NAMES, Space, space
@@ -117,7 +116,7 @@ class Searching:
         self.lr, self.temperature = learning_rate(search.optim, done, search.epochs), temperature(search.temperature, done)
         set_learning_rate(self.optimizer, self.lr)
         rng = np.random.default_rng((search.seed, progress.epoch, progress.step, STEP_NOISE))
-        noise = gumbel(rng, (len(batch.labels), *self.theta.shape))
+        noise = rng.gumbel(size=(len(batch.labels), *self.theta.shape)).astype(np.float32)
         noisy = self.logits() + torch.as_tensor(noise, device=self.theta.device)
         weights = (noisy / self.temperature).softmax(-1)  # (N, blocks, 13)
         x, labels = self.placement.batch(batch)
@@ -225,7 +224,8 @@ def sampled(logits: NDArray[np.float64], count: int, seed: int) -> list[Choice]:
     for draw in range(50 * count):
         if len(found) >= count:
             break
-        noisy = logits + gumbel(np.random.default_rng((seed, draw, 0, SAMPLE_NOISE)), logits.shape)
+        noise = np.random.default_rng((seed, draw, 0, SAMPLE_NOISE)).gumbel(size=logits.shape)
+        noisy = logits + noise.astype(np.float32)
         found[tuple(int(j) for j in noisy.argmax(1))] = None
     return list(found)
 

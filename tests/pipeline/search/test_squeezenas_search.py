@@ -25,7 +25,6 @@ from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.search import squeezenas, squeezenas_loop
 from edgesmith.pipeline.search.evaluation import Evaluation, recalibrate, spread, whole_frames
-from edgesmith.pipeline.search.gumbel import gumbel
 from edgesmith.pipeline.search.pareto import front
 from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
 from edgesmith.pipeline.search.squeezenas_loop import PathEvaluation, Searching, improbable, sampled, temperature
@@ -292,12 +291,6 @@ def test_each_image_has_its_own_sample_and_noise_depends_on_the_place_alone(monk
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first, second)
     assert torch.equal(first, again)
-
-
-def test_gumbel_and_argmax_draw_from_the_softmax() -> None:
-    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
-    drawn = (logits + gumbel(np.random.default_rng(0), (20_000, 4))).argmax(1)
-    assert np.bincount(drawn) / len(drawn) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.01)
 
 
 def test_samples_differ_begin_with_the_most_probable_and_end_where_there_are_no_more() -> None:
