@@ -22,13 +22,6 @@ from edgesmith.pipeline.graphs import graph
 CASES = ((19, (45, 60), (360, 480)), (11, (45, 60), (360, 480)), (19, (128, 256), (1024, 2048)))
 
 
-def enlargement(low: int, high: int) -> graph.Float:
-    """The matrix of a bilinear enlargement with aligned corners, (high, low)."""
-    at = np.arange(high) * (low - 1) / (high - 1)
-    matrix: graph.Float = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(low))).astype(np.float32)
-    return matrix
-
-
 def resize(classes: int, low: tuple[int, int], high: tuple[int, int], *, classes_last: bool) -> ModelProto:
     """logits (1, classes, h, w) -> labels (H, W) with ONNX's Resize."""
     node = helper.make_node
@@ -74,7 +67,7 @@ def main() -> None:
     given = parser.parse_args()
     for classes, low, high in CASES:
         print(f"{classes} classes, {low[0]}x{low[1]} -> {high[0]}x{high[1]}, {given.threads} threads")
-        matrices = enlargement(low[0], high[0]), enlargement(low[1], high[1])
+        matrices = graph.bilinear(low[0], high[0], True), graph.bilinear(low[1], high[1], True)
         models = {
             "resize": resize(classes, low, high, classes_last=False),
             "resize, classes last": resize(classes, low, high, classes_last=True),

@@ -26,7 +26,7 @@ from edgesmith.deploy.files import write_json
 from edgesmith.deploy.images import in_colour_order, read_png
 from edgesmith.deploy.meta import Meta
 from edgesmith.deploy.plugins.twin import CpuEnlargement
-from edgesmith.pipeline.graphs import graph, rewrite, rewrite_find
+from edgesmith.pipeline.graphs import graph, rewrite
 
 CASES = ((19, (45, 60), (360, 480)), (11, (45, 60), (360, 480)), (19, (64, 128), (512, 1024)), (19, (128, 256), (1024, 2048)))
 BLOCK, WARM_UP = 4, 2
@@ -35,7 +35,7 @@ BLOCK, WARM_UP = 4, 2
 def smooth(classes: int, low: tuple[int, int], seed: int) -> NDArray[np.float32]:
     """Logits with regions a dozen pixels wide and a little noise."""
     rng = np.random.default_rng(seed)
-    rows, columns = (rewrite_find.bilinear(max(2, n // 12), n, True) for n in low)
+    rows, columns = (graph.bilinear(max(2, n // 12), n, True) for n in low)
     coarse = rng.normal(size=(classes, rows.shape[1], columns.shape[1])) * 6
     found = np.einsum("yi,cij,xj->cyx", rows, coarse, columns) + 0.2 * rng.normal(size=(classes, *low))
     return np.asarray(found[None], np.float32)
@@ -53,7 +53,7 @@ def told(name: str, taken: dict[str, list[float]]) -> dict[str, Any]:
 def alone(threads: int, rounds: int) -> list[dict[str, Any]]:
     found = []
     for classes, low, hw in CASES:
-        matrices = [rewrite_find.bilinear(a, b, True) for a, b in zip(low, hw, strict=True)]
+        matrices = [graph.bilinear(a, b, True) for a, b in zip(low, hw, strict=True)]
         model = graph.enlarging(classes, (matrices[0], matrices[1])).model.SerializeToString()
         options = session_options(onnxruntime, SessionOptions(threads=threads))
         session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])

@@ -10,7 +10,7 @@ the JSON file.
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from edgesmith.bench import steps
 from edgesmith.bench.steps import SETTINGS, Step
@@ -28,7 +28,7 @@ def make(implementation: Literal["plain", "fast"], size: int, bf16: bool) -> Ste
     from edgesmith.tests.pipeline.search.plain_supernet import PlainSupernet
 
     torch.manual_seed(0)
-    net = {"fast": Supernet, "plain": PlainSupernet}[implementation](space("small"), Segmentation(19))
+    net: Any = {"fast": Supernet, "plain": PlainSupernet}[implementation](space("small"), Segmentation(19))
     torch.manual_seed(1)
     x, labels = torch.randn(2, 3, size, size), torch.randint(0, 19, (2, size, size))
     weights = torch.randn(2, 20, 13).softmax(2).requires_grad_()

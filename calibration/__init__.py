@@ -1,1 +1,1 @@
-"""Numbers measured once and frozen to a file: latency tables."""
+"""Numbers measured once and frozen to a file: latency tables, INT8 ranges."""

@@ -131,7 +131,11 @@ class Gtx1080Ti:
         return self.times_ms[key]
 
 
-def open_table(path: Path) -> Table | Gtx1080Ti:
+LatencyTable: TypeAlias = Table | Gtx1080Ti
+"""What a search reads latencies from."""
+
+
+def open_table(path: Path) -> LatencyTable:
     """The latency table in `path`: one that was measured here, or the authors' released one, told by its fields.
 
     Raises FileNotFoundError, or ValueError naming the file, the field and what it must be.

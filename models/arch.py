@@ -1,6 +1,7 @@
 """What a network is, as plain data: frozen, comparable, with a JSON round trip and a digest.
 
-One dataclass a family. Which module interprets the data is not said here: `edgesmith.models.build` knows.
+One dataclass a family, and the numbers that are the same in all networks of one. Which module interprets the data is not said
+here: `edgesmith.models.build` knows.
 """
 
 from __future__ import annotations
@@ -9,6 +10,16 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
+
+LRASPP_POOL = 49
+"""Side of the windows of LR-ASPP's pool; a smaller map is pooled whole."""
+LRASPP_POOL_STRIDE = (16, 20)
+ASPP_RATES = (6, 12, 18)
+"""Dilations of ASPP's atrous convolutions."""
+ASPP_LOW_WIDTH = 32
+"""Channels to which ASPP takes the low-level map."""
+HEAD_FULL_WIDTH = 256
+"""A FasterSeg head that takes more channels than these works on half as many."""
 
 
 @dataclass(frozen=True)

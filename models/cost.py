@@ -1,9 +1,9 @@
 """What an architecture costs, counted from its data without building it.
 
 One MAC is one multiply-accumulate of a convolution at batch 1; the papers' "FLOPs" are these. Enlargements, batch norms and
-activations are not counted. Parameters are the trainable ones: weights, biases, batch norm scale and shift. Bytes are of fp32
-unless another width of a value is given: each convolution reads its input map and its weights and writes its output map once,
-what a cache or a fused kernel saves not taken off. Auxiliary heads are counted only where `training` asks for them.
+activations are not counted. Parameters are the trainable ones: weights, biases, batch norm scale and shift. Bytes are of fp32:
+each convolution reads its input map and its weights and writes its output map once, what a cache or a fused kernel saves not
+taken off. Auxiliary heads are counted only where `training` asks for them.
 
 A receptive field is the span of input pixels, from the first to the last, that one value depends on, at the place where it is
 largest; padding is not counted. Bilinear resizes count with the neighbours that they read, so that a zoomed convolution at
@@ -16,14 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgesmith.models.arch import Arch, Cell, FasterSeg, Segmentation, SqueezeNas
+from edgesmith.models.arch import (
+    ASPP_LOW_WIDTH,
+    ASPP_RATES,
+    HEAD_FULL_WIDTH,
+    LRASPP_POOL,
+    LRASPP_POOL_STRIDE,
+    Arch,
+    Cell,
+    FasterSeg,
+    Segmentation,
+    SqueezeNas,
+)
+from edgesmith.models.parts import zoomed_hw
 from edgesmith.models.trace import Conv, FeatureMap, Size, Trace, image, joined, pooled, resized, shifted
-
-ASPP_RATES = (6, 12, 18)
-ASPP_LOW_WIDTH = 32
-LRASPP_POOL = (49, 49)
-LRASPP_POOL_STRIDE = (16, 20)
-HEAD_FULL_WIDTH = 256
 
 
 def params(arch: Arch, task: Segmentation, *, training: bool = False) -> int:
@@ -31,25 +37,24 @@ def params(arch: Arch, task: Segmentation, *, training: bool = False) -> int:
     return sum(c.params for c in convolutions(arch, task, (64, 64), training=training))
 
 
-def macs(arch: Arch, task: Segmentation, input_hw: Size, *, training: bool = False) -> int:
+def macs(arch: Arch, task: Segmentation, input_hw: Size) -> int:
     """MACs of all convolutions at `input_hw`, batch 1."""
-    return sum(c.macs for c in convolutions(arch, task, input_hw, training=training))
+    return sum(c.macs for c in convolutions(arch, task, input_hw))
 
 
-def weight_bytes(arch: Arch, task: Segmentation, *, value_bytes: int = 4) -> int:
+def weight_bytes(arch: Arch, task: Segmentation) -> int:
     """Bytes of the deployed network's parameters."""
-    return value_bytes * params(arch, task)
+    return 4 * params(arch, task)
 
 
-def activation_bytes(arch: Arch, task: Segmentation, input_hw: Size, *, value_bytes: int = 4) -> int:
+def activation_bytes(arch: Arch, task: Segmentation, input_hw: Size) -> int:
     """Bytes of all maps that convolutions read and write at `input_hw`, batch 1."""
-    return value_bytes * sum(c.activations for c in convolutions(arch, task, input_hw))
+    return 4 * sum(c.activations for c in convolutions(arch, task, input_hw))
 
 
-def arithmetic_intensity(arch: Arch, task: Segmentation, input_hw: Size, *, value_bytes: int = 4) -> float:
+def arithmetic_intensity(arch: Arch, task: Segmentation, input_hw: Size) -> float:
     """MACs a byte of maps and weights."""
-    moved = activation_bytes(arch, task, input_hw, value_bytes=value_bytes) + weight_bytes(arch, task, value_bytes=value_bytes)
-    return macs(arch, task, input_hw) / moved
+    return macs(arch, task, input_hw) / (activation_bytes(arch, task, input_hw) + weight_bytes(arch, task))
 
 
 def receptive_field(arch: Arch, input_hw: Size) -> Size:
@@ -109,7 +114,7 @@ def _reduced(name: str, x: FeatureMap, width: int, stride: int, trace: Trace) ->
 
 
 def _lraspp(x: FeatureMap, low: FeatureMap, width: int, classes: int, trace: Trace) -> FeatureMap:
-    windows = (LRASPP_POOL, LRASPP_POOL_STRIDE) if min(x.hw) >= max(LRASPP_POOL) else (x.hw, x.hw)
+    windows = ((LRASPP_POOL, LRASPP_POOL), LRASPP_POOL_STRIDE) if min(x.hw) >= LRASPP_POOL else (x.hw, x.hw)
     trace.conv("decoder.gate", pooled(x, *windows), width, bias=True)
     value = trace.conv("decoder.value", x, width)
     high = trace.conv("decoder.high_classifier", resized(value, low.hw, False), classes, bias=True)
@@ -176,7 +181,7 @@ def _cell(name: str, cell: Cell, x: FeatureMap, align_corners: bool, trace: Trac
         return trace.conv(name, x, cell.width, 3, stride=cell.stride)
     if cell.op == "conv_x2":
         return trace.conv(f"{name}.1", trace.conv(f"{name}.0", x, cell.width, 3, stride=cell.stride), cell.width, 3)
-    y = resized(x, (max(1, x.hw[0] // 2), max(1, x.hw[1] // 2)), align_corners)
+    y = resized(x, zoomed_hw(x.hw), align_corners)
     for i in range(2 if cell.op == "zoomed_conv_x2" else 1):
         y = trace.conv(f"{name}.convs.{i}", y, cell.width, 3)
     return y if cell.stride == 2 else resized(y, x.hw, align_corners)

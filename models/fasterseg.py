@@ -20,13 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgesmith.models.arch import Arch, Cell, FasterSeg, Segmentation
-from edgesmith.models.ops import ZoomedConv, conv_bn_relu, resize
+from edgesmith.models.arch import HEAD_FULL_WIDTH, Arch, Cell, FasterSeg, Segmentation
+from edgesmith.models.ops import ZoomedConv, conv_bn_relu, resize, shifted
 from edgesmith.models.parts import Arm, BranchCell, FasterSegStem, Join, Part
 from edgesmith.models.parts import Head as HeadPart
-
-HEAD_FULL_WIDTH = 256
-"""A head that takes more channels than these works on half as many."""
 
 
 def build(arch: Arch, task: Segmentation) -> FasterSegModule:
@@ -43,28 +40,13 @@ def build_part(part: Part) -> nn.Module:
             return _stem(part.config.width)
         case BranchCell(cell=cell, align_corners=aligned):
             return _cell(width, cell, bool(aligned))
-        case Arm():
-            return _whole(conv_bn_relu(width, part.config.width, 1), part)
+        case Arm() as arm:
+            return Enlarged(conv_bn_relu(width, arm.width, 1), arm.hw, arm.align_corners)
         case Join(kernel=kernel, width=out):
-            return _whole(conv_bn_relu(sum(c for c, _, _ in part.inputs), out, kernel), part)
+            return Joined(conv_bn_relu(sum(c for c, _, _ in part.inputs), out, kernel))
         case HeadPart():
             return Head(width, part.config.classes)
     raise ValueError(f"{part.key} is no piece of a FasterSeg module")
-
-
-def piece(module: FasterSegModule, name: str, part: Part) -> nn.Module:
-    """The piece `name` (see `edgesmith.models.parts.parts`) of a built network, sharing its weights."""
-    return _whole(module.get_submodule(name), part)
-
-
-def _whole(module: nn.Module, part: Part) -> nn.Module:
-    """`module` with what the network computes around it and counts to the piece."""
-    match part.config:
-        case Arm(hw=hw, align_corners=aligned):
-            return Enlarged(module, hw, aligned)
-        case Join():
-            return Joined(module)
-    return module
 
 
 class Enlarged(nn.Module):
@@ -105,8 +87,7 @@ class Skip(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.parts[0](x)
         if self.stride == 2:
-            shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
-            y = torch.cat([y, self.parts[1](shifted)], 1)  # (N, C', H/2, W/2)
+            y = torch.cat([y, self.parts[1](shifted(x))], 1)  # (N, C', H/2, W/2)
         return F.relu(self.bn(y))
 
 

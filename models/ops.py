@@ -1,19 +1,23 @@
-"""The operators that families share: convolution with batch norm and ReLU, bilinear resizing, zoomed convolution."""
+"""What families share: convolution with batch norm and ReLU, bilinear resizing, the shifted map, zoomed convolution."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def conv_bn(cin: int, cout: int, kernel: int, *, stride: int = 1) -> nn.Sequential:
-    """Bias-free convolution of "same" padding, batch norm."""
-    return nn.Sequential(nn.Conv2d(cin, cout, kernel, stride, (kernel - 1) // 2, bias=False), nn.BatchNorm2d(cout))
+from edgesmith.models.parts import zoomed_hw
 
 
-def conv_bn_relu(cin: int, cout: int, kernel: int, *, stride: int = 1) -> nn.Sequential:
-    """Bias-free convolution of "same" padding, batch norm, ReLU. Where the stride is 2 an odd size is rounded up."""
-    return conv_bn(cin, cout, kernel, stride=stride).append(nn.ReLU(inplace=True))
+def conv_bn(cin: int, cout: int, kernel: int, *, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Sequential:
+    """Bias-free convolution of "same" padding, batch norm. Where the stride is 2 an odd size is rounded up."""
+    padding = dilation * (kernel - 1) // 2
+    conv = nn.Conv2d(cin, cout, kernel, stride, padding, dilation, groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(cout))
+
+
+def conv_bn_relu(cin: int, cout: int, kernel: int, *, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Sequential:
+    """`conv_bn`, ReLU."""
+    return conv_bn(cin, cout, kernel, stride=stride, dilation=dilation, groups=groups).append(nn.ReLU(inplace=True))
 
 
 def resize(x: Tensor, hw: tuple[int, int], align_corners: bool) -> Tensor:
@@ -21,6 +25,11 @@ def resize(x: Tensor, hw: tuple[int, int], align_corners: bool) -> Tensor:
     if tuple(x.shape[-2:]) == hw:
         return x
     return F.interpolate(x, hw, mode="bilinear", align_corners=align_corners)
+
+
+def shifted(x: Tensor) -> Tensor:
+    """`x` (N, C, H, W) moved up and left by one pixel; zeros enter at the other side."""
+    return F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
 
 
 class ZoomedConv(nn.Module):
@@ -43,7 +52,7 @@ class ZoomedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hw = (x.shape[-2], x.shape[-1])
-        y = resize(x, (max(1, hw[0] // 2), max(1, hw[1] // 2)), self.align_corners)  # (N, C, H/2, W/2)
+        y = resize(x, zoomed_hw(hw), self.align_corners)  # (N, C, H/2, W/2)
         y = self.convs(y)
         if self.stride == 1:
             y = resize(y, hw, self.align_corners)  # (N, C', H, W)

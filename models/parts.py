@@ -238,8 +238,13 @@ def _halved_by(cell: Cell, hw: tuple[int, int]) -> tuple[int, int]:
     if cell.stride == 1:
         return hw
     if cell.op in ("zoomed_conv", "zoomed_conv_x2"):
-        return max(1, hw[0] // 2), max(1, hw[1] // 2)
+        return zoomed_hw(hw)
     return _halved(hw)
+
+
+def zoomed_hw(hw: tuple[int, int]) -> tuple[int, int]:
+    """The size on which a zoomed convolution works: half, rounded down, at least 1."""
+    return max(1, hw[0] // 2), max(1, hw[1] // 2)
 
 
 def _coordinates(align_corners: bool | None) -> str:

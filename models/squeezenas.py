@@ -18,13 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgesmith.models.arch import Arch, InvertedResidual, Segmentation, SqueezeNas
+from edgesmith.models.arch import (
+    ASPP_LOW_WIDTH,
+    ASPP_RATES,
+    LRASPP_POOL,
+    LRASPP_POOL_STRIDE,
+    Arch,
+    InvertedResidual,
+    Segmentation,
+    SqueezeNas,
+)
+from edgesmith.models.ops import conv_bn, conv_bn_relu, shifted
 from edgesmith.models.parts import Decoder, Neck, Part, Stem
-
-LRASPP_POOL = 49
-LRASPP_POOL_STRIDE = (16, 20)
-ASPP_RATES = (6, 12, 18)
-ASPP_LOW_WIDTH = 32
 
 
 def build(arch: Arch, task: Segmentation) -> SqueezeNasModule:
@@ -48,19 +53,6 @@ def build_part(part: Part) -> nn.Module:
     raise ValueError(f"{part.key} is no piece of a SqueezeNAS module")
 
 
-def piece(module: SqueezeNasModule, name: str) -> nn.Module:
-    """The piece `name` (see `edgesmith.models.parts.parts`) of a built network, sharing its weights."""
-    found = module.get_submodule(name)
-    return Logits(found) if name == "decoder" else found
-
-
-def conv_bn_relu(cin: int, cout: int, kernel: int, *, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Sequential:
-    """Bias-free convolution of "same" padding, batch norm, ReLU."""
-    padding = dilation * (kernel - 1) // 2
-    conv = nn.Conv2d(cin, cout, kernel, stride, padding, dilation, groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(cout), nn.ReLU(inplace=True))
-
-
 class MbConv(nn.Module):
     """Inverted residual block (Figure 2): 1x1 expansion, depthwise kxk, linear 1x1; residual where the shapes allow it."""
 
@@ -69,9 +61,7 @@ class MbConv(nn.Module):
         inner = cin * block.expand
         self.expand = conv_bn_relu(cin, inner, 1, groups=block.groups)
         self.depthwise = conv_bn_relu(inner, inner, block.kernel, stride=block.stride, dilation=block.dilation, groups=inner)
-        self.project = nn.Sequential(
-            nn.Conv2d(inner, block.width, 1, groups=block.groups, bias=False), nn.BatchNorm2d(block.width)
-        )
+        self.project = conv_bn(inner, block.width, 1, groups=block.groups)
         self.residual = block.stride == 1 and cin == block.width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,16 +79,13 @@ class Reduce(nn.Module):
         super().__init__()
         self.stride = block.stride
         widths = (block.width,) if block.stride == 1 else (block.width - block.width // 2, block.width // 2)
-        self.parts = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(cin, w, 1, block.stride, bias=False), nn.BatchNorm2d(w)) for w in widths
-        )
+        self.parts = nn.ModuleList(conv_bn(cin, w, 1, stride=block.stride) for w in widths)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
         if self.stride == 1:
             return self.parts[0](x)  # type: ignore[no-any-return]
-        shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
-        return torch.cat([self.parts[0](x), self.parts[1](shifted)], 1)
+        return torch.cat([part(m) for part, m in zip(self.parts, (x, shifted(x)), strict=True)], 1)
 
 
 def _block(cin: int, block: InvertedResidual) -> nn.Module:

@@ -247,7 +247,7 @@ class _Judged:
 
         macs = {name: layer.macs for name, layer in layers.items()}
         whole = sum(macs.values())
-        best = fall_back(macs, {name: layer.error or 0.0 for name, layer in layers.items()}, drop_of, limit).best
+        best = fall_back(macs, {name: layer.error or 0.0 for name, layer in layers.items()}, drop_of, limit)
         return {name: replace(layer, held=_reason(layer) if name in best.held else None) for name, layer in layers.items()}
 
     def loss(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, overload
 
 from edgesmith import models
 from edgesmith.deploy.files import read_json, sha256_json, write_json
 from edgesmith.models.arch import Arch
 
 from .artifacts import Architecture, SearchResult, Slot
-from .search.fasterseg_derive import OUTCOMES, Outcome, Target, choose_scales, derived
+from .search.fasterseg_derive import OUTCOMES, Outcome, Target, choose_scales, derived, source_of
 from .search.fasterseg_space import read_logits
 from .search.pareto import choose
 from .search.squeezenas_space import NAMES, space
@@ -104,7 +104,7 @@ class Derive:
 
     def _of_fasterseg(self, search: SearchResult, target: Target) -> Arch:
         found = read_logits(search.path / "logits.json")
-        source: Literal["student", "teacher"] = "student" if self.net == "student" else "teacher"
+        source = source_of(self.net)
         if source not in found.logits:
             raise ValueError(f"derive.net: {self.net} needs a search with a teacher; this one had none")
         try:

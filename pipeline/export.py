@@ -197,22 +197,17 @@ def enlargement(
     """The matrices that lead from the network's own logits to logits at frame size, (H, h) and (W, w).
 
     Where network and frame differ there are two enlargements, one after the other; being linear they multiply to one.
-    The numbers are torch's own, read off by enlarging an identity matrix.
     """
     import numpy as np
-    import torch
-    import torch.nn.functional as F
 
-    def matrix(low: int, high: int, aligned: bool) -> NDArray[np.float64]:
-        rows = F.interpolate(torch.eye(low)[None], size=high, mode="linear", align_corners=aligned)  # (1, low, high)
-        return np.ascontiguousarray(rows[0].T.double().numpy())
+    from .graphs.graph import bilinear
 
     found = []
     for low, middle, high in zip(low_hw, input_hw, frame_hw, strict=True):
-        whole = matrix(low, middle, align_corners)
+        whole = bilinear(low, middle, align_corners)
         if middle != high:
-            whole = matrix(middle, high, False) @ whole
-        found.append(whole.astype(np.float32))
+            whole = (bilinear(middle, high, False).astype(np.float64) @ whole).astype(np.float32)
+        found.append(whole)
     return found[0], found[1]
 
 

@@ -52,11 +52,17 @@ def network_logits(module: nn.Module, x: Tensor, mean: Triple, std: Triple, fram
     module.eval()
     try:
         with torch.inference_mode():
-            centre, spread = (torch.tensor(v, device=x.device).view(3, 1, 1) * 255 for v in (mean, std))
+            centre, spread = normalisation(mean, std, x.device)
             logits: Tensor = module((x - centre) / spread)
             return resized(logits.float(), frame_hw)
     finally:
         module.train(training)
+
+
+def normalisation(mean: Triple, std: Triple, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """`mean` and `std` of RGB in [0, 1] in units of 0..255, each (3, 1, 1)."""
+    centre, spread = (torch.tensor(v, device=device).view(3, 1, 1) * 255 for v in (mean, std))
+    return centre, spread
 
 
 def resized(x: Tensor, hw: tuple[int, int]) -> Tensor:

@@ -151,7 +151,9 @@ def preflight(recipe: Recipe) -> list[str]:
         raise ValueError("validate.weights: a run compares with the weights that it trained; leave it out")
     stages = (recipe.search, *([recipe.teacher.train] if recipe.teacher else []), *recipe.pretrain, train)
     if any(stage is not None and stage.device == "cuda" for stage in stages):
-        require_cuda()
+        from .training.device import pick_device
+
+        pick_device("cuda")  # raises ValueError where torch sees none
     if validate.backend is not None and validate.backend not in recipe.build.backends:
         raise ValueError(f"validate.backend: {validate.backend} is not among build.backends {list(recipe.build.backends)}")
     if "onnxruntime" not in ([validate.backend] if validate.backend else recipe.build.backends):
@@ -227,13 +229,6 @@ def _require_searchable(search: SqueezeNasSearch | FasterSegSearch, budget: floa
         raise ValueError(
             f"derive.budget: {budget:g} {costs.unit}, but the cheapest network of the space costs {costs.least:.4g}"
         )
-
-
-def require_cuda() -> None:
-    """Raise ValueError unless torch sees a CUDA device."""
-    from .training.device import pick_device
-
-    pick_device("cuda")
 
 
 def environment() -> dict[str, Any]:

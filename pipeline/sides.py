@@ -96,10 +96,10 @@ class TorchSide:
     def _run(self, frame: Frame, sizes: Sizes) -> NDArray[np.float32]:
         import torch
 
-        from .reference import resized
+        from .reference import normalisation, resized
 
         x = resized(torch.from_numpy(frame.transpose(2, 0, 1)[None].astype(np.float32)), sizes.input_hw)
-        mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in (self._model.mean, self._model.std))
+        mean, std = normalisation(self._model.mean, self._model.std)
         with torch.inference_mode():
             return np.asarray(self._module.low_logits((x - mean) / std).float().numpy())
 

@@ -21,7 +21,7 @@ from edgesmith.deploy.engines.tensorrt import BuiltPlan
 from edgesmith.deploy.engines.tensorrt_options import PlanOptions
 from edgesmith.deploy.files import write_bytes
 from edgesmith.deploy.meta import Meta
-from edgesmith.pipeline.reference import resized
+from edgesmith.pipeline.reference import normalisation, resized
 
 
 class FrameToLabels(nn.Module):
@@ -30,7 +30,7 @@ class FrameToLabels(nn.Module):
     def __init__(self, network: nn.Module, meta: Meta, dtype: torch.dtype) -> None:
         super().__init__()
         self.network, self.meta, self.dtype = network.eval().to(dtype), meta, dtype
-        self.mean, self.std = (nn.Buffer(torch.tensor(v).view(1, 3, 1, 1) * 255) for v in (meta.mean, meta.std))
+        self.mean, self.std = map(nn.Buffer, normalisation(meta.mean, meta.std))
 
     def forward(self, frame: Tensor) -> Tensor:
         x = frame.float().permute(2, 0, 1)[None]  # (1, 3, H, W)

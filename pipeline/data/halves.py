@@ -11,7 +11,7 @@ from .dataset import LabelSet, Sample, Split
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Some samples of a split, as a split."""
 
     whole: Split
@@ -32,8 +32,8 @@ class Part:
         return self.whole[self.indices[index]]
 
 
-def halves(split: Split, seed: int) -> tuple[Part, Part]:
+def halves(split: Split, seed: int) -> tuple[Subset, Subset]:
     """Every sample of `split` in one of two parts, at random; an odd one goes to the first."""
     order = np.random.default_rng((seed,)).permutation(len(split)).tolist()
     middle = (len(order) + 1) // 2
-    return Part(split, tuple(order[:middle])), Part(split, tuple(order[middle:]))
+    return Subset(split, tuple(order[:middle])), Subset(split, tuple(order[middle:]))

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import onnx
@@ -33,6 +33,7 @@ PART_BYTES = 8 << 20
 """Bound for the enlarged logits of one part. Smaller is hardly faster and makes many more operators."""
 
 Float = NDArray[np.float32]
+M = TypeVar("M", ModelProto, NodeProto, TensorProto)
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,12 @@ def assemble(
         network = _with_folded_weights(network, fold, colour_order, std)
     inside = {input_name: x}
     for node in network.graph.node:
-        copy = NodeProto()
-        copy.CopyFrom(node)
+        copy = copied(node)
         copy.input[:] = [inside.get(v, f"net/{v}" if v else "") for v in node.input]
         copy.output[:] = [f"net/{v}" if v else "" for v in node.output]
         g.nodes.append(copy)
     for constant in network.graph.initializer:
-        renamed = TensorProto()
-        renamed.CopyFrom(constant)
+        renamed = copied(constant)
         renamed.name = f"net/{constant.name}"
         g.constants.append(renamed)
     parts = _enlarged_parts(g, f"net/{output_name}", classes, rows, columns)
@@ -173,6 +172,17 @@ def as_model(graph: GraphProto) -> ModelProto:
     return helper.make_model(graph, opset_imports=[opset], ir_version=version, producer_name="edgesmith")
 
 
+def copied(message: M) -> M:
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """A node's attributes by name, texts as bytes."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
 def graph_digest(model: ModelProto) -> str:
     """SHA-256 of a graph (hexadecimal): that of its file, as export writes it."""
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
@@ -183,8 +193,7 @@ def cleaned(model: ModelProto) -> ModelProto:
 
     Raises ValueError when the model needs more than ONNX's own operators.
     """
-    clean = ModelProto()
-    clean.CopyFrom(model)
+    clean = copied(model)
     if foreign := sorted({n.domain for n in clean.graph.node if n.domain not in ("", "ai.onnx")}):
         raise ValueError(f"the graph has operators of {', '.join(foreign)}; only ONNX's own can be exported")
     for message in (clean, clean.graph, *clean.graph.node, *clean.graph.initializer, *clean.graph.input, *clean.graph.output):
@@ -201,10 +210,25 @@ def cleaned(model: ModelProto) -> ModelProto:
 
 def with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
     """A copy that also returns the inner values `names`, of whatever type they are, after its own outputs."""
-    probe = ModelProto()
-    probe.CopyFrom(model)
+    probe = copied(model)
     probe.graph.output.extend(ValueInfoProto(name=n) for n in names)
     return probe
+
+
+def bilinear(low: int, high: int, align_corners: bool) -> Float:
+    """The matrix (high, low) of a bilinear resize, with torch's numbers to the last bit (and `axis.h`'s)."""
+    at = np.arange(high, dtype=np.float32)
+    if align_corners:
+        source = at * (np.float32(low - 1) / np.float32(high - 1) if high > 1 else np.float32(0))
+    else:  # a product and a sum that are rounded once: fp64 holds the product of two fp32 numbers
+        scale = np.float64(np.float32(low) / np.float32(high))
+        source = np.maximum((scale * (at + np.float32(0.5)) - 0.5).astype(np.float32), np.float32(0))
+    first = np.minimum(source.astype(np.int64), low - 1)
+    weight = np.minimum(source - first.astype(np.float32), np.float32(1))
+    matrix: Float = np.zeros((high, low), np.float32)
+    np.add.at(matrix, (np.arange(high), first), np.float32(1) - weight)
+    np.add.at(matrix, (np.arange(high), np.minimum(first + 1, low - 1)), weight)
+    return matrix
 
 
 def band_rows(rows: int) -> int:
@@ -317,8 +341,7 @@ def _first_convolution(network: ModelProto, input_name: str) -> str | None:
 
 def _with_folded_weights(network: ModelProto, name: str, colour_order: str, std: Sequence[float]) -> ModelProto:
     """A copy whose convolution weights `name` take frames in `colour_order`, less their mean, in 0..255."""
-    copy = ModelProto()
-    copy.CopyFrom(network)
+    copy = copied(network)
     tensor = next(c for c in copy.graph.initializer if c.name == name)
     weights = numpy_helper.to_array(tensor).astype(np.float64) / (np.array(std, np.float64) * 255).reshape(1, 3, 1, 1)
     if colour_order == "bgr":

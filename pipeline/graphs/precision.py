@@ -28,7 +28,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from edgesmith.calibration.int8 import Calibration
 from edgesmith.deploy.engines import PRECISIONS, Precision
 
-from .graph import OPSET, graph_digest
+from .graph import OPSET, copied, graph_digest
 
 INT8_OPSET = 19
 """The first that takes Q/DQ of fp16 values. TensorRT 10 reads up to 20."""
@@ -48,7 +48,7 @@ def lowered(model: ModelProto, precision: Precision, calibration: Calibration | 
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; there are: {', '.join(PRECISIONS)}")
     if precision == "fp32":
-        return _copy(model)
+        return copied(model)
     if precision == "fp16":
         return _Lowering(model, precision).lower({})
     if calibration is None:
@@ -116,12 +116,6 @@ def value_types(model: ModelProto) -> dict[str, tuple[int, tuple[int, ...]]]:
     return types | {c.name: (c.data_type, tuple(c.dims)) for c in known.initializer}
 
 
-def _copy(model: ModelProto) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
 @dataclass
 class _Lowering:
     """One graph being rewritten. Casts and Q/DQ are made where they are first asked for, once for each value."""
@@ -144,8 +138,7 @@ class _Lowering:
     def lower(self, amax: Mapping[str, float]) -> ModelProto:
         """The core in `rest`, and the convolutions in `amax` in INT8."""
         for index, node in enumerate(self.model.graph.node):
-            copy = NodeProto()
-            copy.CopyFrom(node)
+            copy = copied(node)
             half = self.rest == "fp16" and index in self.core and node.op_type not in SUMS
             copy.input[:] = [
                 self._half(v) if half and i in _data_inputs(node) else self._full(v) for i, v in enumerate(node.input)
@@ -162,7 +155,7 @@ class _Lowering:
         return self._model(INT8_OPSET if amax else OPSET)
 
     def _model(self, opset: int) -> ModelProto:
-        model = _copy(self.model)
+        model = copied(self.model)
         used = {v for n in self.nodes for v in n.input}
         del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:], model.opset_import[:]
         model.graph.node.extend(self.nodes)

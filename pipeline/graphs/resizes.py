@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from .precision import value_types
+from .view import attribute
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -47,12 +48,8 @@ def resizes(model: ModelProto) -> list[Resize]:
 
 
 def _resize(node: NodeProto, types: dict[str, tuple[int, tuple[int, ...]]], constants: dict[str, Any]) -> Resize:
-    said = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-    def text(name: str, default: str) -> str:
-        return said[name].decode() if name in said else default
-
-    mode, coordinates = text("mode", "nearest"), text("coordinate_transformation_mode", "half_pixel")
+    mode = attribute(node, "mode", "nearest")
+    coordinates = attribute(node, "coordinate_transformation_mode", "half_pixel")
     given, made = types[node.input[0]][1], types[node.output[0]][1]
     by_sizes = len(node.input) > 3 and bool(node.input[3])
     notes = []
@@ -68,8 +65,8 @@ def _resize(node: NodeProto, types: dict[str, tuple[int, tuple[int, ...]]], cons
     if mode == "cubic":
         notes.append("cubic: its coefficient differs between runtimes")
     if mode == "nearest":
-        notes.append(f"nearest rounds by {text('nearest_mode', 'round_prefer_floor')}")
-    if said.get("antialias"):
+        notes.append(f"nearest rounds by {attribute(node, 'nearest_mode', 'round_prefer_floor')}")
+    if attribute(node, "antialias", 0):
         notes.append("antialias: TensorRT does not take it")
     if coordinates not in ("half_pixel", "align_corners", "asymmetric"):
         notes.append(f"coordinates by {coordinates}, which not every runtime has")

@@ -28,8 +28,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from edgesmith.deploy.engines.onnxruntime_split import Split
 from edgesmith.deploy.plugins import DOMAIN, VERSIONS
 
-from .graph import enlarging
-from .rewrite_find import MODES, Match, attributes_of, bilinear, copied, enlargement, zoomed
+from .graph import attributes_of, bilinear, copied, enlarging
+from .rewrite_find import MODES, Match, enlargement, zoomed
 
 RECORD = "edgesmith.native"
 """Metadata of a fused model: how it was."""

@@ -5,18 +5,17 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgesmith.deploy.plugins import DOMAIN
+from edgesmith.models.parts import zoomed_hw
 
-from .graph import Float, enlarging
+from .graph import attributes_of, bilinear, copied, enlarging
 from .rewrite_bodies import enlarge_function, zoomed_function
-
-M = TypeVar("M", ModelProto, NodeProto, TensorProto)
 
 MODES = {"align_corners": True, "half_pixel": False}
 RESIZE = {
@@ -96,7 +95,7 @@ def _zoomed_at(view: _View, first: int, conv: int | None) -> Match | None:
     mode = _mode(nodes[first])
     if len(x) != 4 or 0 in x or mode is None or conv == -1:
         return None
-    (n, channels, *hw), low = x, [max(1, x[2] // 2), max(1, x[3] // 2)]
+    (n, channels, *hw), low = x, zoomed_hw((x[2], x[3]))
     if not _resizes_to(view, nodes[first], [n, channels, *low]):
         return None
     said = {"low_hw": low, "hw": hw, "coordinate_transformation_mode": mode}
@@ -218,29 +217,3 @@ def _same(view: _View, nodes: Sequence[NodeProto], native: Any, names: dict[str,
             found[a] = f"#{index}"
         names[theirs.output[0]] = ours.output[0]
     return found
-
-
-def bilinear(low: int, high: int, align_corners: bool) -> Float:
-    """The matrix (high, low) of a bilinear resize, with torch's numbers to the last bit (and `axis.h`'s)."""
-    at = np.arange(high, dtype=np.float32)
-    if align_corners:
-        source = at * (np.float32(low - 1) / np.float32(high - 1) if high > 1 else np.float32(0))
-    else:  # a product and a sum that are rounded once: fp64 holds the product of two fp32 numbers
-        scale = np.float64(np.float32(low) / np.float32(high))
-        source = np.maximum((scale * (at + np.float32(0.5)) - 0.5).astype(np.float32), np.float32(0))
-    first = np.minimum(source.astype(np.int64), low - 1)
-    weight = np.minimum(source - first.astype(np.float32), np.float32(1))
-    matrix: Float = np.zeros((high, low), np.float32)
-    np.add.at(matrix, (np.arange(high), first), np.float32(1) - weight)
-    np.add.at(matrix, (np.arange(high), np.minimum(first + 1, low - 1)), weight)
-    return matrix
-
-
-def attributes_of(node: NodeProto) -> dict[str, Any]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
-def copied(message: M) -> M:
-    copy = type(message)()
-    copy.CopyFrom(message)
-    return copy

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
@@ -131,7 +130,3 @@ def _find_constants(seen: GraphView) -> None:
         subgraph = any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute)
         if fixed or (not subgraph and all(name in seen.constant for name in node.input)):
             seen.constant |= set(node.output)
-
-
-def is_zero(array: NDArray[Any]) -> bool:
-    return not np.any(array)

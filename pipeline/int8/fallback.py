@@ -24,23 +24,15 @@ class Point:
     """Points of mIoU that it costs."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    best: Point
-    """Within the limit, and of those that were measured the one with most MACs in INT8."""
-    order: tuple[str, ...]
-    """All layers, the one to hold back first at the front."""
-    tried: tuple[Point, ...]
-
-
 def fall_back(
     macs: Mapping[str, int], errors: Mapping[str, float], drop_of: Callable[[frozenset[str]], float], limit: float
-) -> Choice:
+) -> Point:
     """Choose by each layer's `macs` and by its error alone in INT8; `drop_of` measures a network with those layers held back.
 
-    With every layer held back nothing is in INT8 and the drop counts as 0, so there is always a point within the limit.
+    What comes back is within the limit, and of what was measured that with most MACs in INT8. With every layer held back
+    nothing is in INT8 and the drop counts as 0, so there is always such a point.
     """
-    order = tuple(sorted(macs, key=lambda name: (-(errors[name] ** 2) / macs[name], name)))
+    order = sorted(macs, key=lambda name: (-(errors[name] ** 2) / macs[name], name))
     whole = sum(macs.values())
     tried: dict[frozenset[str], Point] = {}
 
@@ -63,4 +55,4 @@ def fall_back(
     for name in sorted(best.held, key=lambda n: (-macs[n], n)):
         if (without := point(best.held - {name})).drop <= limit:
             best = without
-    return Choice(best, order, tuple(tried.values()))
+    return best

@@ -154,11 +154,8 @@ def _rounds(table: Table, out: Path, pieces: Mapping[str, _Piece], machine: Fing
     return table
 
 
-def part_graph(part: Part, module: nn.Module | None = None) -> ModelProto:
-    """The graph of one piece as it is shipped, with weights that its shapes alone determine.
-
-    `module` is the piece's module where it was cut out of a network; its own weights are lost. Default: a new one.
-    """
+def part_graph(part: Part) -> ModelProto:
+    """The graph of one piece as it is shipped, with weights that its shapes alone determine."""
     from edgesmith.pipeline import export
     from edgesmith.pipeline.graphs import graph
 
@@ -170,7 +167,7 @@ def part_graph(part: Part, module: nn.Module | None = None) -> ModelProto:
             matrices = export.enlargement((low_hw[0], low_hw[1]), frame_hw, frame_hw, aligned)
             model = graph.enlarging(classes, matrices).model
         case _:
-            module = models.build_part(part) if module is None else module
+            module = models.build_part(part)
             _fill(module)
             model = export.module_graph(module, part.inputs)
     return graph.cleaned(model)

@@ -14,15 +14,14 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from edgesmith.pipeline.graphs.graph import as_model
+from edgesmith.pipeline.graphs.graph import as_model, copied
 
 Shape = tuple[int, int, int]
 
 
 def between_neighbours(model: ModelProto, *, inputs: bool, outputs: bool) -> ModelProto:
     """A copy of `model` with a neighbour before each input and behind each output, all of them maps (1, C, H, W)."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     graph = copy.graph
     before = [_neighbour(p.name, _inner(p.name), _channels(p)) for p in graph.input] if inputs else []
     behind = [_neighbour(_inner(p.name), p.name, _channels(p)) for p in graph.output] if outputs else []

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from edgesmith.calibration.table import Table
 from edgesmith.models.arch import Arch, Cell, FasterSeg, Segmentation
 from edgesmith.models.cost import convolutions
-from edgesmith.models.parts import Arm, Join, Map, Part, cell_part, parts
+from edgesmith.models.parts import Arm, Join, Map, Part, cell_part, parts, zoomed_hw
 
 from .fasterseg_space import NETS, RATES, Net, Space
 from .resources import COUNTED, UNITS, Resource, fitting, measuring
 
 if TYPE_CHECKING:
-    from edgesmith.calibration.fasterseg_1080ti import Gtx1080Ti
+    from edgesmith.calibration.fasterseg_1080ti import LatencyTable
     from edgesmith.models.trace import Conv
 
 Size: TypeAlias = "tuple[int, int]"
@@ -36,7 +36,7 @@ class Costs:
     resource: Resource
     task: Segmentation
     input_hw: tuple[int, int]
-    table: Table | Gtx1080Ti | None
+    table: LatencyTable | None
     """Where latency comes from."""
     first: NDArray[np.float64]
     """(strides, operators, widths out): the cell in layer 0, which takes the stem's map."""
@@ -57,7 +57,7 @@ class Costs:
 
 
 def costs(
-    space: Space, task: Segmentation, resource: Resource, input_hw: tuple[int, int], table: Table | Gtx1080Ti | None = None
+    space: Space, task: Segmentation, resource: Resource, input_hw: tuple[int, int], table: LatencyTable | None = None
 ) -> Costs:
     """The costs of `space` for `task` at `input_hw`.
 
@@ -105,7 +105,7 @@ def pieces(space: Space, task: Segmentation, input_hw: Size, nets: Sequence[Net]
     return {part.key: part for net in nets for part in _pieces(space, net, task, input_hw)}
 
 
-def require_whole(table: Table | Gtx1080Ti, space: Space, task: Segmentation, input_hw: Size, nets: Sequence[Net]) -> None:
+def require_whole(table: LatencyTable, space: Space, task: Segmentation, input_hw: Size, nets: Sequence[Net]) -> None:
     """Raise ValueError with the command that measures it unless `table` has every piece that `nets` of the space may have."""
     fitting(table, _name(space), task, input_hw)
     wanted = pieces(space, task, input_hw, nets)
@@ -122,7 +122,7 @@ def _name(space: Space) -> str | None:
     return "fasterseg" if space == Space(layers=space.layers) else None
 
 
-def _has(table: Table | Gtx1080Ti, part: Part) -> bool:
+def _has(table: LatencyTable, part: Part) -> bool:
     try:
         table.latency_ms(part)
     except ValueError:
@@ -163,7 +163,7 @@ def _sizes(input_hw: Size) -> list[list[Size]]:
 
 
 def _halves(hw: Size) -> list[Size]:
-    return list(dict.fromkeys([((hw[0] + 1) // 2, (hw[1] + 1) // 2), (max(1, hw[0] // 2), max(1, hw[1] // 2))]))
+    return list(dict.fromkeys([((hw[0] + 1) // 2, (hw[1] + 1) // 2), zoomed_hw(hw)]))
 
 
 def _convolutions(cell: Cell, given: Map) -> Iterator[Conv]:

@@ -36,6 +36,11 @@ Outcome = Literal["student", "teacher", "pruned_teacher"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
+def source_of(net: Outcome) -> Net:
+    """The network of the search whose logits and scores it comes of."""
+    return "student" if net == "student" else "teacher"
+
+
 @dataclass(frozen=True)
 class Target:
     """Which set of branches is best: mIoU * (latency / T)**w, with w = alpha up to T and beta above (Eq. 5 and 6)."""
@@ -146,7 +151,7 @@ def derived(found: Found, net: Outcome, scales: Scales, rule: Rule = "paper") ->
 
     Raises KeyError where the search had no teacher, ValueError as `derive` does.
     """
-    source: Net = "student" if net == "student" else "teacher"
+    source = source_of(net)
     arch = derive(found.space, found.logits[source], source, scales, rule)
     arch = pruned(arch, found.space) if net == "pruned_teacher" else arch
     return replace(arch, name=f"fasterseg-{net.replace('_', '-')}-{arch.digest[:8]}")

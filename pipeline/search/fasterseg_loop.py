@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgesmith.deploy.files import read_json, sha256_json, write_bytes, write_json
 from edgesmith.models.arch import Segmentation
@@ -40,7 +40,14 @@ from edgesmith.pipeline.training.device import (
 )
 from edgesmith.pipeline.training.loader import Batch, Batches, Pairs
 from edgesmith.pipeline.training.loop import run_epochs, untimed
-from edgesmith.pipeline.training.torch_optim import allocated, learning_rate, make_optimizer, optimizer_state, set_learning_rate
+from edgesmith.pipeline.training.torch_optim import (
+    allocated,
+    clipped_step,
+    learning_rate,
+    make_optimizer,
+    optimizer_state,
+    set_learning_rate,
+)
 
 from .evaluation import Evaluation, spread, whole_frames
 from .fasterseg import PRETRAINED, Phase
@@ -179,14 +186,12 @@ class WeightLearning:
         self.lr = 0.0
 
     def step(self, batch: Batch, passes: Sequence[Pass], done: float) -> Losses:
-        optim, supernet = self.phase.optim, self.searching.supernet
+        optim = self.phase.optim
         self.lr = learning_rate(optim, done, self.phase.epochs)
         set_learning_rate(self.optimizer, self.lr)
         self.optimizer.zero_grad(set_to_none=True)
         found = self.searching.backward(batch, passes)
-        if optim.grad_clip is not None:
-            nn.utils.clip_grad_norm_(supernet.parameters(), optim.grad_clip)
-        self.optimizer.step()
+        clipped_step(self.optimizer, self.searching.supernet, optim.grad_clip)
         return found
 
     def state(self) -> Iterator[tuple[str, Tensor]]:

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from edgesmith.models.ops import resize
+from edgesmith.models.parts import zoomed_hw
 
 from .arena import Arena
 from .conv3x3 import convolutions, gradients
-from .fasterseg_operators import Operator, Superkernel, halved
+from .fasterseg_operators import Operator, Superkernel
 from .maps import channels_last, masked, point, point_weight
 
 LEAST = 1e-30
@@ -130,7 +131,7 @@ class _Firsts:
             self.groups.setdefault(group, []).append(k)
 
     def source(self, zoomed: bool) -> Tensor:
-        return resize(self.x, halved((self.x.shape[-2], self.x.shape[-1])), True) if zoomed else self.x
+        return resize(self.x, zoomed_hw((self.x.shape[-2], self.x.shape[-1])), True) if zoomed else self.x
 
     def forward(self) -> list[Tensor]:
         found: dict[int, Tensor] = {}

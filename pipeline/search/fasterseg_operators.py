@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgesmith.models.ops import resize
+from edgesmith.models.ops import resize, shifted
+from edgesmith.models.parts import zoomed_hw
 
 from .fasterseg_space import Op
 
@@ -41,7 +42,7 @@ class Superkernel(nn.Module):
         return cast(nn.BatchNorm2d, self.norms[str(chi)])
 
     def forward(self, x: Tensor, chi: int) -> Tensor:
-        maps = [x, F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]][: self.parts]
+        maps = [x, shifted(x)] if self.parts == 2 else [x]
         ys = [F.conv2d(m, self.weight(i, x.shape[1], chi), None, self.stride, self.kernel // 2) for i, m in enumerate(maps)]
         return self.norm(chi)(torch.cat(ys, 1))  # type: ignore[no-any-return]
 
@@ -64,13 +65,8 @@ class Operator(nn.Module):
 
     def forward(self, x: Tensor, chi: int) -> Tensor:
         hw = (x.shape[-2], x.shape[-1])
-        y = resize(x, halved(hw), True) if self.zoomed else x
+        y = resize(x, zoomed_hw(hw), True) if self.zoomed else x
         y = self.kernels[0](y, chi)
         for kernel in self.kernels[1:]:
             y = kernel(F.relu(y), chi)
         return F.relu(resize(y, hw, True) if self.zoomed and self.stride == 1 else y)
-
-
-def halved(hw: tuple[int, int]) -> tuple[int, int]:
-    """The size on which a zoomed convolution works."""
-    return max(1, hw[0] // 2), max(1, hw[1] // 2)

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fasterseg_space import RATES, Logits, Net, Space
-from .gumbel import gumbel
 
 SCALES = range(len(RATES))
 
@@ -92,7 +91,7 @@ class Relaxed(nn.Module):
             return Widths.all(self.space, -1)
         index, gates = [], []
         for logits in self.ratio:
-            noise = torch.from_numpy(gumbel(rng, tuple(logits.shape))).to(logits)
+            noise = torch.from_numpy(rng.gumbel(size=tuple(logits.shape)).astype(np.float32)).to(logits)
             soft = (logits.log_softmax(1) + noise).softmax(1)  # (rows, ratios)
             best = soft.argmax(1)
             sample = F.one_hot(best, soft.shape[1]) + (soft - soft.detach())

@@ -19,7 +19,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -112,22 +111,6 @@ class Space:
     def choices(self) -> tuple[Scales, ...]:
         """Sets of last scales that a network of this space may have: `branches` of them."""
         return tuple(scales for scales in self.heads() if len(scales) == self.branches)
-
-    def paths(self) -> int:
-        """Ways of `branches` branches through the scales: 1695 in the paper's space."""
-        each = [math.comb(self.layers - 1, scale) for scale in range(len(RATES))]
-        return sum(math.prod(chosen) for chosen in combinations(each, self.branches))
-
-    def combinations(self) -> int:
-        """Operators and widths as the paper counts them: 21**42 + 5**3 in its space.
-
-        A skip has one width, the other operators have all; the cells are those behind a tensor of searched width, one layer
-        less at scale 0.
-        """
-        skip = int("skip" in self.operators)
-        cell = skip + (len(self.operators) - skip) * len(self.ratios)
-        cells = sum(self.layers - 1 - scale for scale in range(len(RATES)))
-        return int(cell**cells + len(self.ratios) ** len(RATES))
 
     def to_json(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

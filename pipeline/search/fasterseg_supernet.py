@@ -110,16 +110,6 @@ class Supernet(nn.Module):
             raise ValueError(f"x: of size {x.shape[-2]}x{x.shape[-1]}; needs multiples of {DIVISOR}")
         return self.stems[net](x.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
 
-    def head_logits(
-        self, x: Tensor, net: Net, alpha: Sequence[Tensor], beta: Sequence[Tensor], widths: Widths
-    ) -> tuple[Tensor, ...]:
-        """Images (N, 3, H, W) -> logits (N, classes, H/8, W/8) of each head of `space.heads()`.
-
-        alpha and beta are probabilities: by scale (cells, operators), and by scale 1, 2 (merges, 2).
-        """
-        maps = self.branch_maps(self.stem(x, net), net, alpha, beta, widths)
-        return tuple(self.head(net, scales, maps) for scales in self.space.heads())
-
     def branch_maps(
         self,
         x: Tensor,
@@ -131,7 +121,8 @@ class Supernet(nn.Module):
     ) -> list[Tensor]:
         """What the stem made (N, 8 chi, H/8, W/8) -> for each last scale the branch's aggregated map, of the same shape.
 
-        In training `arena` holds what is kept for backward; it is not cleared here.
+        alpha and beta are probabilities: by scale (cells, operators), and by scale 1, 2 (merges, 2). In training `arena` holds
+        what is kept for backward; it is not cleared here.
         """
         inputs, outputs = self._maps(x, net, alpha, beta, widths, arena)
         return self._aggregated(net, beta, inputs, outputs)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal
 
 from edgesmith.models.arch import Segmentation
 from edgesmith.pipeline.data.spec import Data, open_split
 
 if TYPE_CHECKING:
-    from edgesmith.calibration.fasterseg_1080ti import Gtx1080Ti
-    from edgesmith.calibration.table import Table
+    from edgesmith.calibration.fasterseg_1080ti import LatencyTable
     from edgesmith.models.trace import Conv
 
-    AnyTable = TypeVar("AnyTable", bound=Table | Gtx1080Ti)
-
 Resource = Literal["macs", "params", "activations", "latency"]
-RESOURCES: tuple[Resource, ...] = get_args(Resource)
 UNITS: dict[Resource, str] = {"macs": "GMAC", "params": "M parameters", "activations": "MB", "latency": "ms"}
 """The unit of each resource: 1e9 multiply-accumulates, 1e6 parameters, 1e6 bytes of fp32 maps, milliseconds."""
 COUNTED: dict[Resource, Callable[[Conv], float]] = {
@@ -46,7 +42,7 @@ def measuring(space: str | None, task: Segmentation, input_hw: tuple[int, int]) 
     return f"edgesmith table measure {space} --input {input_hw[0]}x{input_hw[1]} --classes {task.classes}"
 
 
-def fitting(table: AnyTable | None, space: str | None, task: Segmentation, input_hw: tuple[int, int]) -> AnyTable:
+def fitting(table: LatencyTable | None, space: str | None, task: Segmentation, input_hw: tuple[int, int]) -> LatencyTable:
     """`table`, which the latencies of the space of that name (see `measuring`) come from.
 
     Raises ValueError with the command that makes it when there is none, or it is of another size or number of classes.

@@ -26,6 +26,7 @@ each image, theta by plain SGD at 0.1 in the same step as the weights. What depa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -128,7 +129,7 @@ class SqueezeNasSearch:
     def environment(self) -> dict[str, str]:
         """What the result depends on beside the configuration: the frames of the two splits and the table's content."""
         found = {} if self.data is None else {"data": splits_digest(self.data, ("train", "val"))}
-        return found if self.table is None else {**found, "table": self._table().digest}
+        return found if self.table is None else {**found, "table": self._table.digest}
 
     def require_startable(self) -> None:
         """Raise ValueError or OSError naming the field unless dataset and table let the search begin."""
@@ -146,13 +147,14 @@ class SqueezeNasSearch:
     def costs(self) -> Costs:
         """What the candidates cost. Raises ValueError or OSError where dataset, size or table do not fit."""
         task, input_hw = task_and_size(self.data, self.input_hw)
-        return costs(space(self.space), task, self.resource, input_hw, None if self.table is None else self._table())
+        return costs(space(self.space), task, self.resource, input_hw, None if self.table is None else self._table)
 
     def pieces(self) -> tuple[dict[str, Part], Segmentation, tuple[int, int]]:
         """What a latency table for this search has entries for, by key; what for and at which size it is to be measured."""
         task, input_hw = task_and_size(self.data, self.input_hw)
         return pieces(space(self.space), task, input_hw), task, input_hw
 
+    @cached_property
     def _table(self) -> Table:
         from edgesmith.calibration.table import Table
 

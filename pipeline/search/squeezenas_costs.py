@@ -6,11 +6,11 @@ does before and after the network), so that costs here are those of the whole ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgesmith.models.arch import Segmentation
+from edgesmith.models.arch import Arch, Segmentation
 from edgesmith.models.cost import convolutions
 from edgesmith.models.parts import Part, distinct, parts
 
@@ -18,7 +18,7 @@ from .resources import COUNTED, UNITS, Resource, fitting
 from .squeezenas_space import NAMES, Space
 
 if TYPE_CHECKING:
-    from edgesmith.calibration.table import Table
+    from edgesmith.calibration.fasterseg_1080ti import LatencyTable
 
 
 @dataclass(frozen=True)
@@ -48,40 +48,33 @@ class Costs:
         return {"unit": self.unit, "fixed": self.fixed, "blocks": [list(row) for row in self.blocks]}
 
 
-def costs(space: Space, task: Segmentation, resource: Resource, input_hw: tuple[int, int], table: Table | None = None) -> Costs:
+def costs(
+    space: Space, task: Segmentation, resource: Resource, input_hw: tuple[int, int], table: LatencyTable | None = None
+) -> Costs:
     """The costs of `space` for `task` at `input_hw`.
 
     Raises ValueError when latency is asked for without a table, or when the table is of another size or lacks a piece.
     """
-    if resource == "latency":
-        return _measured(space, task, input_hw, fitting(table, space.name, task, input_hw))
+    table = fitting(table, space.name, task, input_hw) if resource == "latency" else None
+
+    def prices(arch: Arch) -> Iterator[tuple[str, float]]:
+        if table is not None:
+            return ((name, table.latency_ms(part)) for name, part in parts(arch, task, input_hw))
+        return ((conv.name, COUNTED[resource](conv)) for conv in convolutions(arch, task, input_hw))
+
     rows, fixed = [[0.0] * len(NAMES) for _ in range(len(space))], 0.0
-    for j in range(len(NAMES)):
+    for j, candidate in enumerate(NAMES):
         # Blocks do not depend on each other: 13 networks of one candidate each hold all there is.
         fixed = 0.0
-        for conv in convolutions(space.arch([j] * len(space), NAMES[j]), task, input_hw):
-            place = conv.name.split(".")
+        for name, price in prices(space.arch([j] * len(space), candidate)):
+            place = name.split(".")
             if place[0] == "blocks":
-                rows[int(place[1])][j] += COUNTED[resource](conv)
+                rows[int(place[1])][j] += price
             else:
-                fixed += COUNTED[resource](conv)
+                fixed += price
     return Costs(resource, tuple(tuple(row) for row in rows), fixed)
 
 
 def pieces(space: Space, task: Segmentation, input_hw: tuple[int, int]) -> dict[str, Part]:
     """Every piece that a network of the space may have and that takes time, by key."""
     return distinct((space.arch([j] * len(space), name) for j, name in enumerate(NAMES)), task, input_hw)
-
-
-def _measured(space: Space, task: Segmentation, input_hw: tuple[int, int], table: Table) -> Costs:
-    rows, fixed = [[0.0] * len(NAMES) for _ in range(len(space))], 0.0
-    for j in range(len(NAMES)):
-        fixed = 0.0
-        for name, part in parts(space.arch([j] * len(space), NAMES[j]), task, input_hw):
-            latency_ms = table.latency_ms(part)
-            place = name.split(".")
-            if place[0] == "blocks":
-                rows[int(place[1])][j] = latency_ms
-            else:
-                fixed += latency_ms
-    return Costs("latency", tuple(tuple(row) for row in rows), fixed)

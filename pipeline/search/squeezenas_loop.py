@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgesmith import models
-from edgesmith.calibration.table import Table
 from edgesmith.deploy.files import write_bytes, write_json
 from edgesmith.models.arch import Segmentation
 from edgesmith.models.cost import macs, params
@@ -37,10 +35,12 @@ from edgesmith.pipeline.training.device import (
     pick_device,
     pick_precision,
 )
+from edgesmith.pipeline.training.fit import enlarged
 from edgesmith.pipeline.training.loader import Batch, Batches
 from edgesmith.pipeline.training.loop import run_epochs, untimed
 from edgesmith.pipeline.training.torch_optim import (
     allocated,
+    clipped_step,
     forget_removed,
     learning_rate,
     make_optimizer,
@@ -49,7 +49,6 @@ from edgesmith.pipeline.training.torch_optim import (
 )
 
 from .evaluation import Evaluation, spread, whole_frames
-from .gumbel import gumbel
 from .pareto import front
 from .squeezenas_costs import Costs
 from .squeezenas_space import NAMES, Space, space
@@ -117,25 +116,20 @@ class Searching:
         self.lr, self.temperature = learning_rate(search.optim, done, search.epochs), temperature(search.temperature, done)
         set_learning_rate(self.optimizer, self.lr)
         rng = np.random.default_rng((search.seed, progress.epoch, progress.step, STEP_NOISE))
-        noise = gumbel(rng, (len(batch.labels), *self.theta.shape))
+        noise = rng.gumbel(size=(len(batch.labels), *self.theta.shape)).astype(np.float32)
         noisy = self.logits() + torch.as_tensor(noise, device=self.theta.device)
         weights = (noisy / self.temperature).softmax(-1)  # (N, blocks, 13)
         x, labels = self.placement.batch(batch)
         with self.placement.autocast():
             low = self.supernet.low_logits(x, weights)
-        logits = F.interpolate(
-            low.float(), labels.shape[-2:], mode="bilinear", align_corners=self.supernet.enlarge_align_corners
-        )
-        pixel_loss = losses.cross_entropy(logits, labels)
+        pixel_loss = losses.cross_entropy(enlarged(self.supernet, low, labels), labels)
         cost = self.expected_cost(weights)
         counted = cost if search.target is None else (cost - search.target).relu()
         loss = pixel_loss + search.alpha * counted
         self.optimizer.zero_grad(set_to_none=True)
         self.theta_optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        if search.optim.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.supernet.parameters(), search.optim.grad_clip)
-        self.optimizer.step()
+        clipped_step(self.optimizer, self.supernet, search.optim.grad_clip)
         if done >= search.theta_from:
             self.theta_optimizer.step()
         numbers = {"loss": loss, "pixel_loss": pixel_loss, "cost": cost}
@@ -230,7 +224,8 @@ def sampled(logits: NDArray[np.float64], count: int, seed: int) -> list[Choice]:
     for draw in range(50 * count):
         if len(found) >= count:
             break
-        noisy = logits + gumbel(np.random.default_rng((seed, draw, 0, SAMPLE_NOISE)), logits.shape)
+        noise = np.random.default_rng((seed, draw, 0, SAMPLE_NOISE)).gumbel(size=logits.shape)
+        noisy = logits + noise.astype(np.float32)
         found[tuple(int(j) for j in noisy.argmax(1))] = None
     return list(found)
 
@@ -279,7 +274,7 @@ def _summary(searching: Searching, progress: Progress) -> dict[str, Any]:
         "classes": searching.task.classes,
         "candidates": list(NAMES),
         "costs": searching.costs.to_json(),
-        "table": None if s.table is None else Table.read(Path(s.table)).digest,
+        "table": None if s.table is None else s._table.digest,
         "theta": searching.theta.tolist(),
         "probabilities": searching.probabilities().tolist(),
         "alive": [[NAMES[j] for j in living] for living in searching.supernet.alive],

@@ -48,24 +48,21 @@ class Superblock(nn.Module):
 class Supernet(nn.Module):
     """All networks of `space` at once. Logits are low-resolution ones, as those of `SqueezeNasModule.low_logits`.
 
-    `alive` names the candidates of each block by their indices; default: all 13. Its state dict has the shipped network's names
-    with the candidate's name after the block's number: `blocks.3.candidates.k3_d1_e6_g1.expand.0.weight`.
+    Its state dict has the shipped network's names with the candidate's name after the block's number:
+    `blocks.3.candidates.k3_d1_e6_g1.expand.0.weight`.
     """
 
     enlarge_align_corners = SqueezeNasModule.enlarge_align_corners
 
-    def __init__(self, space: Space, task: Segmentation, alive: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(self, space: Space, task: Segmentation) -> None:
         super().__init__()
-        every = range(len(NAMES))
-        alive = [every] * len(space) if alive is None else alive
-        if len(alive) != len(space) or not all(js and set(js) <= set(every) for js in alive):
-            raise ValueError(f"alive: {alive} does not name candidates (0 to {len(NAMES) - 1}) for each of {len(space)} blocks")
         # One shipped network for each candidate: its blocks are kept, and of the first also what is not searched.
-        networks = [build(space.arch([j] * len(space), NAMES[j]), task) for j in every]
+        networks = [build(space.arch([j] * len(space), name), task) for j, name in enumerate(NAMES)]
         self.low_level_block = networks[0].low_level_block
         self.stem = networks[0].stem
         self.blocks = nn.ModuleList(
-            Superblock({NAMES[j]: networks[j].blocks[i] for j in sorted(set(js))}) for i, js in enumerate(alive)
+            Superblock({name: network.blocks[i] for name, network in zip(NAMES, networks, strict=True)})
+            for i in range(len(space))
         )
         self.neck = networks[0].neck
         self.decoder = networks[0].decoder
@@ -87,16 +84,13 @@ class Supernet(nn.Module):
 
         With the ASPP decoder of XLarge the logits are (N, classes, H/4, W/4).
         """
-        return self._decode(x, weights)[0]
-
-    def train_logits(self, x: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-        """`low_logits`, then what auxiliary losses may be put on, as `SqueezeNasModule.train_logits`."""
-        logits, deep = self._decode(x, weights)
-        return (logits,) if deep is None else (logits, deep)
-
-    def path_logits(self, x: Tensor, choice: Sequence[int]) -> Tensor:
-        """The low-resolution logits of the one architecture that takes candidate `choice[i]` in block `i`."""
-        return self._decode(x, choice)[0]
+        x = self.stem(x)  # (N, C, H/2, W/2)
+        low = x
+        for i, block in enumerate(self._superblocks()):
+            x = block(x, weights[:, i])
+            if i == self.low_level_block:
+                low = x
+        return self.decoder(self.neck(x), low)[0]  # type: ignore[no-any-return]
 
     def path_state(self, choice: Sequence[int]) -> dict[str, Tensor]:
         """The state dict of `models.build(space.arch(choice, ...), task)` with the supernet's weights; tensors are shared."""
@@ -109,15 +103,6 @@ class Supernet(nn.Module):
             if candidate == NAMES[choice[int(i)]]:
                 state[f"{blocks}.{i}.{rest}"] = tensor
         return state
-
-    def _decode(self, x: Tensor, paths: Tensor | Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        x = self.stem(x)  # (N, C, H/2, W/2)
-        low = x
-        for i, block in enumerate(self._superblocks()):
-            x = block(x, paths[:, i]) if isinstance(paths, Tensor) else block.candidates[NAMES[paths[i]]](x)
-            if i == self.low_level_block:
-                low = x
-        return self.decoder(self.neck(x), low)  # type: ignore[no-any-return]
 
     def _superblocks(self) -> Sequence[Superblock]:
         return self.blocks  # type: ignore[return-value]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD
+from edgesmith.pipeline.reference import normalisation
 
 from .loader import Batch
 
@@ -50,7 +51,7 @@ class Placement:
 
     @cached_property
     def _normalisation(self) -> tuple[Tensor, Tensor]:
-        return normalisation(self.device)
+        return normalisation(IMAGENET_MEAN, IMAGENET_STD, self.device)
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """What the forward pass runs in."""
@@ -61,12 +62,6 @@ def all_finite(module: nn.Module) -> bool:
     """Whether every number of the module is finite."""
     floats = [t for t in module.state_dict().values() if t.is_floating_point()]
     return bool(torch.isfinite(torch.stack(torch._foreach_norm(floats))).all())
-
-
-def normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation in units of 0..255, each (3, 1, 1)."""
-    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return mean, std
 
 
 def normalise(frames: Tensor, mean: Tensor, std: Tensor, channels_last: bool) -> Tensor:

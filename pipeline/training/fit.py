@@ -30,7 +30,7 @@ from .checkpoint import Progress
 from .device import Placement, all_finite, cache_bytes, keep_freed_memory, pick_device, pick_precision
 from .loader import Batch, Batches
 from .loop import run_epochs, untimed
-from .torch_optim import learning_rate, make_optimizer, optimizer_state, set_learning_rate
+from .torch_optim import clipped_step, learning_rate, make_optimizer, optimizer_state, set_learning_rate
 
 if TYPE_CHECKING:
     from edgesmith.pipeline.train import Distil, Train
@@ -144,9 +144,7 @@ class Trainer:
         loss = self.loss(*self.placement.batch(batch))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.train.optim.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.train.optim.grad_clip)
-        self.optimizer.step()
+        clipped_step(self.optimizer, self.module, self.train.optim.grad_clip)
         if self.train.ema is not None:
             self._average(self.train.ema)
         return loss.detach()

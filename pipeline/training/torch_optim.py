@@ -69,6 +69,13 @@ def learning_rate(optim: Optim, done: float, epochs: int) -> float:
     return optim.lr * 0.1 ** sum(done >= m for m in optim.milestones)
 
 
+def clipped_step(optimizer: torch.optim.Optimizer, module: nn.Module, limit: float | None) -> None:
+    """A step by the gradients at hand, those of `module` clipped to the norm `limit` if there is one."""
+    if limit is not None:
+        nn.utils.clip_grad_norm_(module.parameters(), limit)
+    optimizer.step()
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give each group `lr` times its own factor."""
     for group in optimizer.param_groups:

@@ -12,6 +12,7 @@ from .options import FILE, json_option, show_result
 
 if TYPE_CHECKING:
     from edgesmith.pipeline.search.fasterseg_derive import Target
+    from edgesmith.pipeline.search.fasterseg_space import Scales, Score
 
 NETS = ("student", "teacher", "pruned_teacher")  # fasterseg_derive.OUTCOMES, whose module --help need not load
 
@@ -82,10 +83,10 @@ def derive_fasterseg(
     """
     from edgesmith.deploy.files import write_json
     from edgesmith.pipeline.search import fasterseg_derive as rules
-    from edgesmith.pipeline.search.fasterseg_space import RATES, Net, read_logits
+    from edgesmith.pipeline.search.fasterseg_space import read_logits
 
     found = read_logits(logits)
-    source: Net = "student" if net == "student" else "teacher"
+    source = rules.source_of(net)
     if source not in found.logits:
         raise ValueError(f"--net: {logits} has no {source}, only {', '.join(found.logits)}")
     scores = found.candidates(source)
@@ -97,16 +98,6 @@ def derive_fasterseg(
     arch = rules.derived(found, net, scales, rule)
     arch = replace(arch, name=name or arch.name)
     write_json(out, arch.to_json())
-    candidates = [
-        {
-            "rates": [RATES[s] for s in key],
-            "val_miou": score.miou,
-            "latency": score.latency,
-            "target": by.of(score),
-            "chosen": key == scales,
-        }
-        for key, score in scores.items()
-    ]
     show_result(
         {
             "arch": arch.name,
@@ -116,10 +107,23 @@ def derive_fasterseg(
             "cells": [len(b) for b in arch.branches],
             "shared": arch.shared,
             "target": {**asdict(by), "of": of},
-            "candidates": candidates,
+            "candidates": [_candidate(key, score, by, key == scales) for key, score in scores.items()],
         },
         as_json,
     )
+
+
+def _candidate(scales: Scales, score: Score, by: Target, chosen: bool) -> dict[str, Any]:
+    """A set of branches as the result shows it."""
+    from edgesmith.pipeline.search.fasterseg_space import RATES
+
+    return {
+        "rates": [RATES[s] for s in scales],
+        "val_miou": score.miou,
+        "latency": score.latency,
+        "target": by.of(score),
+        "chosen": chosen,
+    }
 
 
 def _target(logits: Path, given: dict[str, float | None]) -> tuple[Target, str]:

@@ -14,6 +14,7 @@ from edgesmith import models
 from edgesmith.models import fasterseg, squeezenas
 from edgesmith.models.arch import Arch, FasterSeg, InvertedResidual, SqueezeNas
 from edgesmith.models.parts import Join, Part, parts
+from tests.pieces import piece
 
 from .test_arch import fasterseg_archs, squeezenas_archs
 
@@ -61,7 +62,7 @@ def test_a_piece_is_built_as_it_stands_in_the_network(arch: SqueezeNas, hw: tupl
         for name, part in parts(arch, TASK, hw):
             if part.family == "engine":
                 continue
-            built, cut = models.build_part(part), squeezenas.piece(module, name)
+            built, cut = models.build_part(part), piece(module, name, part)
             assert str(built) == str(cut)
             assert {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in cut.state_dict().items()}
             assert part.empty == (isinstance(cut, torch.nn.Identity))
@@ -76,7 +77,7 @@ def test_a_piece_of_fasterseg_is_built_as_it_stands_in_the_network(arch: FasterS
             if part.family == "engine":
                 continue
             assert not part.empty
-            built, cut = models.build_part(part), fasterseg.piece(module, name, part)
+            built, cut = models.build_part(part), piece(module, name, part)
             assert str(built) == str(cut)
             assert {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in cut.state_dict().items()}
 
@@ -89,7 +90,7 @@ def test_the_pieces_of_fasterseg_put_together_are_the_network(arch: FasterSeg, h
 
     def run(name: str, *maps: torch.Tensor) -> torch.Tensor:
         assert tuple(tuple(m.shape[1:]) for m in maps) == found[name].inputs
-        made: torch.Tensor = fasterseg.piece(module, name, found.pop(name))(*maps)
+        made: torch.Tensor = piece(module, name, found.pop(name))(*maps)
         return made
 
     with torch.no_grad():

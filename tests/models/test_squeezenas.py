@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgesmith import models
 from edgesmith.models import cost, published, weights
-from edgesmith.models.squeezenas import LRASPP_POOL, LrAspp
+from edgesmith.models.arch import LRASPP_POOL
+from edgesmith.models.squeezenas import LrAspp
 
 
 def counted_macs(module: nn.Module, hw: tuple[int, int]) -> int:

@@ -28,6 +28,7 @@ from edgesmith.pipeline.graphs.graph import cleaned, graph_digest
 from edgesmith.pipeline.latency import measure, timing
 from edgesmith.pipeline.latency.neighbours import between_neighbours, nothing, two_neighbours
 from edgesmith.pipeline.stage import locked
+from tests.pieces import cut_graph
 
 HW = (64, 96)
 TASK = models.Segmentation(5)
@@ -57,9 +58,7 @@ def shipped() -> squeezenas.SqueezeNasModule:
 @pytest.fixture(scope="module")
 def cut(shipped: squeezenas.SqueezeNasModule) -> dict[str, ModelProto]:
     """The graphs of the pieces that were cut out of it, by name; `shipped` has the weights of measuring from then on."""
-    found = ((name, part) for name, part in parts(ARCH, TASK, HW) if not part.empty)
-    modules = ((n, p, None if p.family == "engine" else squeezenas.piece(shipped, n)) for n, p in found)
-    return {name: measure.part_graph(part, module) for name, part, module in modules}
+    return {name: cut_graph(shipped, name, part) for name, part in parts(ARCH, TASK, HW) if not part.empty}
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from edgesmith.pipeline.latency import measure
 from edgesmith.pipeline.search import fasterseg_costs
 from edgesmith.pipeline.search.fasterseg_space import Space
 from edgesmith.pipeline.verbs.table import _pieces
+from tests.pieces import cut_graph
 
 HW = (64, 96)
 TASK = models.Segmentation(5)
@@ -39,8 +40,7 @@ def shipped() -> fasterseg.FasterSegModule:
 @pytest.fixture(scope="module")
 def cut(shipped: fasterseg.FasterSegModule) -> dict[str, ModelProto]:
     """The graphs of the pieces that were cut out of it, by name; `shipped` has the weights of measuring from then on."""
-    found = ((n, p, None if p.family == "engine" else fasterseg.piece(shipped, n, p)) for n, p in parts(ARCH, TASK, HW))
-    return {name: measure.part_graph(part, module) for name, part, module in found}
+    return {name: cut_graph(shipped, name, part) for name, part in parts(ARCH, TASK, HW)}
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,15 @@ Its state dict has the names of `edgesmith.pipeline.search.squeezenas_supernet.S
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from edgesmith.models.arch import InvertedResidual, Segmentation
-from edgesmith.models.squeezenas import Aspp, LrAspp, MbConv, Reduce, conv_bn_relu
+from edgesmith.models.ops import conv_bn_relu
+from edgesmith.models.squeezenas import Aspp, LrAspp, MbConv, Reduce
 from edgesmith.pipeline.search.squeezenas_space import NAMES, Space
+from edgesmith.pipeline.search.squeezenas_supernet import Supernet
 
 
 class PlainSuperblock(nn.Module):
@@ -46,6 +50,16 @@ class PlainSupernet(nn.Module):
             if i == self.low_level_block:
                 low = x
         return self.decoder(self.neck(x), low)[0]  # type: ignore[no-any-return]
+
+
+def path_logits(net: Supernet, x: Tensor, choice: Sequence[int]) -> Tensor:
+    """The low-resolution logits of the one architecture that takes candidate `choice[i]` in block `i` of the supernet."""
+    x = low = net.stem(x)
+    for i, block in enumerate(net.blocks):
+        x = block.candidates[NAMES[choice[i]]](x)  # type: ignore[index, operator]
+        if i == net.low_level_block:
+            low = x
+    return net.decoder(net.neck(x), low)[0]  # type: ignore[no-any-return]
 
 
 def candidate(cin: int, block: InvertedResidual) -> nn.Module:

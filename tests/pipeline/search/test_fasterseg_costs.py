@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from edgesmith.models.parts import parts
 from edgesmith.pipeline.search.fasterseg_costs import Costs, costs, pieces, require_whole
 from edgesmith.pipeline.search.fasterseg_derive import branch, derive, pruned
 from edgesmith.pipeline.search.fasterseg_space import NETS, RATES, Logits, Space
-from edgesmith.pipeline.search.resources import COUNTED, RESOURCES, Resource
+from edgesmith.pipeline.search.resources import COUNTED, Resource
 
 TASK = Segmentation(7)
 HW = (72, 104)  # neither 1/8 nor 1/16 of it is even
@@ -81,7 +82,7 @@ def by_cells(found: Costs, logits: Logits, space: Space, scale: int) -> float:
     raise AssertionError("a branch has no cells")
 
 
-@pytest.mark.parametrize("resource", RESOURCES)
+@pytest.mark.parametrize("resource", get_args(Resource))
 def test_cells_cost_what_they_do_in_a_network(resource: Resource) -> None:
     hw = (64, 128)
     table = measured(SPACE, hw)

@@ -5,7 +5,6 @@ import torch
 
 from edgesmith.pipeline.search.fasterseg_relaxed import Relaxed, Widths
 from edgesmith.pipeline.search.fasterseg_space import Space
-from edgesmith.pipeline.search.gumbel import gumbel
 
 SPACE = Space(layers=5, ratios=(4, 8, 12))
 
@@ -28,7 +27,7 @@ def test_sampled_widths_follow_gamma() -> None:
 
 def test_gates_open_what_the_sampled_width_has_and_carry_the_gradient_of_all_ratios_that_have_it() -> None:
     relaxed = Relaxed(SPACE)
-    noise = gumbel(np.random.default_rng(1), (SPACE.tensors(0), 3))  # the first that is drawn
+    noise = np.random.default_rng(1).gumbel(size=(SPACE.tensors(0), 3)).astype(np.float32)  # the first that is drawn
     widths = relaxed.sample(np.random.default_rng(1))
     assert widths.gates is not None
     assert [g.shape for g in widths.gates] == [(SPACE.tensors(s), 3) for s in range(3)]

@@ -538,7 +538,8 @@ def test_a_set_of_branches_is_scored_by_the_supernets_own_head_for_it(net: Net, 
     for i in (0, 2):
         x, _ = s.placement.batch(Batch(split[i].frame[None], split[i].label[None]))
         with torch.no_grad():
-            logits = s.supernet.head_logits(x, net, alpha, beta, widths)[space.heads().index(scales)]
+            maps = s.supernet.branch_maps(s.supernet.stem(x, net), net, alpha, beta, widths)
+            logits = s.supernet.head(net, scales, maps)
         enlarged = torch.nn.functional.interpolate(logits, (64, 96), mode="bilinear", align_corners=True)
         matrix.add(split[i].label, enlarged.argmax(1)[0].to(torch.uint8).numpy())
     assert row["val_miou"] == pytest.approx(matrix.miou)
@@ -602,8 +603,9 @@ def test_frames_that_the_supernet_does_not_take_are_filled_up_and_their_logits_c
     with torch.no_grad():
         found = Heads(s.supernet, Pass("student", alpha, beta, widths), [(1, 0)], s.placement)(x)
         with s.placement.autocast():
-            filled = s.supernet.head_logits(torch.nn.functional.pad(x, (0, 24, 0, 24)), "student", alpha, beta, widths)
-    low = filled[s.space.heads().index((1, 0))][..., :9, :13]
+            stem = s.supernet.stem(torch.nn.functional.pad(x, (0, 24, 0, 24)), "student")
+            filled = s.supernet.head("student", (1, 0), s.supernet.branch_maps(stem, "student", alpha, beta, widths))
+    low = filled[..., :9, :13]
     expected = torch.nn.functional.interpolate(low, (72, 104), mode="bilinear", align_corners=True)
     torch.testing.assert_close(found, expected)
 

@@ -264,9 +264,9 @@ def test_path_is_the_derived_network(net: Net, downs: tuple[tuple[int, ...], ...
 
     alpha, beta, index = one_hot(cells)
     with torch.no_grad():
-        found = supernet.head_logits(x, net, alpha, beta, Widths(index))
-    scales = tuple(len(d) for d in downs)
-    torch.testing.assert_close(found[SPACE.heads().index(scales)], expected, rtol=1e-4, atol=1e-4)
+        maps = supernet.branch_maps(supernet.stem(x, net), net, alpha, beta, Widths(index))
+        found = supernet.head(net, [len(d) for d in downs], maps)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def one_hot(

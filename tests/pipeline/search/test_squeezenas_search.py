@@ -25,7 +25,6 @@ from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.search import squeezenas, squeezenas_loop
 from edgesmith.pipeline.search.evaluation import Evaluation, recalibrate, spread, whole_frames
-from edgesmith.pipeline.search.gumbel import gumbel
 from edgesmith.pipeline.search.pareto import front
 from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
 from edgesmith.pipeline.search.squeezenas_loop import PathEvaluation, Searching, improbable, sampled, temperature
@@ -35,6 +34,7 @@ from edgesmith.pipeline.show import as_text, describe
 from edgesmith.pipeline.stage import stage_key
 from edgesmith.pipeline.training.checkpoint import Progress
 from edgesmith.pipeline.training.loader import Batch, Batches
+from tests.pipeline.search.plain_supernet import path_logits
 
 STREET = Data("street", frame_hw=(64, 96), train_frames=12, val_frames=3, test_frames=2)
 TINY = SqueezeNasSearch(
@@ -293,12 +293,6 @@ def test_each_image_has_its_own_sample_and_noise_depends_on_the_place_alone(monk
     assert torch.equal(first, again)
 
 
-def test_gumbel_and_argmax_draw_from_the_softmax() -> None:
-    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
-    drawn = (logits + gumbel(np.random.default_rng(0), (20_000, 4))).argmax(1)
-    assert np.bincount(drawn) / len(drawn) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.01)
-
-
 def test_samples_differ_begin_with_the_most_probable_and_end_where_there_are_no_more() -> None:
     logits = np.full((2, 13), -np.inf)
     logits[0, [3, 5]], logits[1, [0, 7]] = [0.0, 1.0], [2.0, 0.0]
@@ -351,7 +345,7 @@ def test_a_path_is_evaluated_as_the_network_that_is_built_and_the_supernet_stays
     built = models.build(arch, TASK)
     built.load_state_dict(s.supernet.path_state(choice))
     with torch.no_grad():
-        torch.testing.assert_close(built.eval().low_logits(x), s.supernet.path_logits(x, choice))
+        torch.testing.assert_close(built.eval().low_logits(x), path_logits(s.supernet, x, choice))
     s.supernet.train()
     scores = []
     for frames in (0, 2):
