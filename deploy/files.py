@@ -92,6 +92,19 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n")
 
 
+def existing_file(path: Path, name: str, fix: str) -> Path:
+    """`path`, if something can be read there.
+
+    Raises FileNotFoundError or IsADirectoryError with `name`, the argument or field that the path comes from, and the fix.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{name}: {path} is a folder; {fix}")
+    if not path.exists():
+        where = "does not exist" if path.is_absolute() else f"is not in {Path.cwd()}"
+        raise FileNotFoundError(f"{name}: {path} {where}; {fix}")
+    return path
+
+
 def read_json(path: Path) -> Any:
     """The JSON value in `path`. Raises FileNotFoundError, or ValueError that names the file and the place."""
     try:
