@@ -105,6 +105,13 @@ def existing_file(path: Path, name: str, fix: str) -> Path:
     return path
 
 
+def require_folder_above(path: Path, name: str) -> None:
+    """Raise NotADirectoryError, naming the argument or field, where the folders above `path` can not be made."""
+    above = next(p for p in path.absolute().parents if p.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{name}: {path} can not lie there, {above} is a file; name another place")
+
+
 def read_json(path: Path) -> Any:
     """The JSON value in `path`. Raises FileNotFoundError, or ValueError that names the file and the place."""
     try:

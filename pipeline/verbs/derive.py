@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from .options import json_option, show_result
+from .options import json_option, require_writable, show_result
 
 if TYPE_CHECKING:
     from edgesmith.pipeline.search.fasterseg_derive import Target
@@ -85,6 +85,7 @@ def derive_fasterseg(
     from edgesmith.pipeline.search import fasterseg_derive as rules
     from edgesmith.pipeline.search.fasterseg_space import RATES, Net, read_logits
 
+    require_writable("--out", out, "architecture", _is_architecture)
     found = read_logits(logits)
     source: Net = "student" if net == "student" else "teacher"
     if source not in found.logits:
@@ -121,6 +122,17 @@ def derive_fasterseg(
         },
         as_json,
     )
+
+
+def _is_architecture(path: Path) -> bool:
+    from edgesmith.deploy.files import read_json
+    from edgesmith.models.arch import Arch
+
+    try:
+        Arch.from_json(read_json(path))
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _target(logits: Path, given: dict[str, float | None]) -> tuple[Target, str]:

@@ -27,11 +27,30 @@ class SizeType(click.ParamType):  # type: ignore[type-arg]  # older click has no
 
 SIZE = SizeType()
 FOLDER = click.Path(path_type=Path)
+PICTURES = {".png": b"\x89PNG\r\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff", ".svg": b"<svg"}
+"""How the files begin that have these names."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 
 
 def out_option(help_text: str) -> Callable[[F], F]:
     return click.option("--out", type=FOLDER, required=True, metavar="DIR", help=help_text)
+
+
+def require_writable(option: str, out: Path, what: str, holds: Callable[[Path], bool]) -> None:
+    """Raise ValueError or OSError unless a file may be written at `out`: none is there, or one that `holds` says is `what`."""
+    from edgesmith.deploy.files import require_folder_above
+
+    if out.is_dir():
+        raise IsADirectoryError(f"{option}: {out} is a folder; name a file in it")
+    require_folder_above(out, option)
+    if out.exists() and not (out.is_file() and holds(out)):
+        raise ValueError(f"{option}: {out} exists and is no {what}; name another file, nothing was overwritten")
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the file is one by its name and its beginning."""
+    with path.open("rb") as f:
+        return path.suffix.lower() in PICTURES and f.read(16).startswith(tuple(PICTURES.values()))
 
 
 def alone(kind: Any, stage: Any, given: Any, out: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .options import SIZE
+from .options import SIZE, is_picture, require_writable
 
 
 @click.command()
@@ -41,6 +41,8 @@ def zoo(name: str | None, input_hw: tuple[int, int] | None, picture: Path | None
         click.echo(json.dumps(rows, indent=1) if as_json else networks.table(rows))
         return
     name = name.removeprefix("zoo:")
+    if picture is not None:
+        require_writable("--draw", picture, "picture", is_picture)
     value = networks.detail(name, input_hw)
     if picture is not None:
         from edgesmith.deploy.files import write_text

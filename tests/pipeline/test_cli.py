@@ -114,6 +114,39 @@ def test_a_published_network_exports_at_another_input_size_and_builds(
     assert (onnx / "artifact.json").read_bytes() == before
 
 
+@pytest.fixture
+def described(tmp_path: Path) -> Path:
+    """A description of three frames to train on and one to validate on, all of class road."""
+    import cv2
+    import numpy as np
+
+    names = {"train": "abc", "val": "d"}
+    for split, stems in names.items():
+        for i, stem in enumerate(stems):
+            for kind, shape, value in (("i", (8, 12, 3), i + len(split)), ("m", (8, 12), 0)):
+                (tmp_path / kind / split).mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(tmp_path / kind / split / f"{stem}.png"), np.full(shape, value, np.uint8))
+    splits = "".join(f"  {s}: {{images: 'i/{s}/{{stem}}.png', masks: 'm/{s}/{{stem}}.png'}}\n" for s in names)
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"name: mine\nclasses: [{{name: road, colour: [9, 9, 9]}}]\nsplits:\n{splits}")
+    return file
+
+
+def test_a_contact_sheet_is_drawn_again_and_over_no_other_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], described: Path, tmp_path: Path
+) -> None:
+    sheet, notes = tmp_path / "sheet.png", tmp_path / "notes.png"
+    for _ in range(2):
+        code, _, err = call(monkeypatch, capsys, "data", "show", described, "--out", sheet)
+        assert code == 0, err
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    notes.write_text("mine")
+    for out, said in ((notes, "exists and is no picture"), (tmp_path, "is a folder; name a file in it")):
+        code, _, err = call(monkeypatch, capsys, "data", "show", described, "--out", out)
+        assert (code, f"--out: {out} {said}" in err) == (2, True)
+    assert notes.read_text() == "mine"
+
+
 def test_what_lies_beside_the_out_folder_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
 ) -> None:

@@ -97,6 +97,19 @@ def test_a_drawing_is_written_for_the_size_that_is_asked_for(tmp_path: Path) -> 
     assert "45x60" in words
 
 
+def test_a_drawing_is_drawn_again_and_over_no_other_file(tmp_path: Path) -> None:
+    drawing, text, hidden = (tmp_path / name for name in ("student.svg", "letter.txt", "letter.svg"))
+    for _ in range(2):
+        assert value("fasterseg-student", "--draw", drawing)["picture"] == str(drawing)
+    text.write_text(drawing.read_text())
+    hidden.write_text("Dear sir")
+    for file in (text, hidden):
+        before = file.read_text()
+        done = call("fasterseg-student", "--draw", file)
+        assert f"--draw: {file} exists and is no picture" in str(done.exception)
+        assert file.read_text() == before
+
+
 def test_an_unknown_name_gets_the_nearest_one() -> None:
     done = call("fasterseg-studnt")
     assert isinstance(done.exception, ValueError)
