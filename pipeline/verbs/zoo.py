@@ -40,6 +40,8 @@ def zoo(name: str | None, input_hw: tuple[int, int] | None, picture: Path | None
         rows = networks.listing()
         click.echo(json.dumps(rows, indent=1) if as_json else networks.table(rows))
         return
+    if name.endswith(".json"):
+        raise ValueError(f"NAME: {name} is not a published network's; for an architecture in a file: edgesmith show {name}")
     name = name.removeprefix("zoo:")
     if picture is not None:
         require_writable("--draw", picture, "picture", is_picture)

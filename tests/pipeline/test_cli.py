@@ -10,6 +10,7 @@ from typing import Any
 import click
 import pytest
 
+from edgesmith import models
 from edgesmith.deploy import bundle as bundles
 from edgesmith.deploy.engines import Engine
 from edgesmith.pipeline import cli, recipe
@@ -65,6 +66,28 @@ def test_a_run_can_be_shown_verified_and_validated_as_json(
     validation = result("validate", tiny_run / "bundle", "--data", "street", "--limit", 2)
     assert validation["data"]["frames"] == 2
     assert set(validation["latency_ms"]) == {"decode", "copy", "engine", "total"}
+
+
+def test_an_architectures_file_is_shown_and_other_verbs_say_what_to_do_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file, arch = tmp_path / "teacher.json", models.zoo("fasterseg-student")
+    file.write_text(json.dumps(arch.to_json()))
+    code, out, err = call(monkeypatch, capsys, "show", file, "--json")
+    assert code == 0, err
+    shown = json.loads(out)
+    assert (shown["name"], shown["family"], shown["arch_digest"]) == (arch.name, "fasterseg", arch.digest)
+    assert (shown["params"], shown["gmacs_at_360x480"]) == (3_421_875, pytest.approx(2.271, abs=0.001))
+    for arguments, said in (
+        (("export", file, "--out", tmp_path / "x"), f"edgesmith run RECIPE --set derive.arch={file}"),
+        (("zoo", file), f"edgesmith show {file}"),
+    ):
+        code, _, err = call(monkeypatch, capsys, *arguments)
+        assert (code, said in err) == (2, True), err
+    for text in ('{"family": []}', "[1]", "no JSON"):
+        file.write_text(text)
+        code, _, err = call(monkeypatch, capsys, "show", file)
+        assert (code, f"{file} is a file, and holds no architecture" in err) == (2, True), err
 
 
 def test_a_second_run_does_nothing_again(tiny_recipe: Path, tiny_run: Path) -> None:
