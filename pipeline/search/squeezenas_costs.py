@@ -78,7 +78,7 @@ def _measured(space: Space, task: Segmentation, input_hw: tuple[int, int], table
     for j in range(len(NAMES)):
         fixed = 0.0
         for name, part in parts(space.arch([j] * len(space), NAMES[j]), task, input_hw):
-            latency_ms = table.latency_ms(part)
+            latency_ms = table.latency_ms(part, space.name)
             place = name.split(".")
             if place[0] == "blocks":
                 rows[int(place[1])][j] = latency_ms

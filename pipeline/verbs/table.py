@@ -80,12 +80,14 @@ def table_sum(arch: str, path: Path, as_json: bool) -> None:
     too: it counts neither the frame nor the last enlargement, and gives no errors.
     """
     from edgesmith.calibration.fasterseg_1080ti import open_table
+    from edgesmith.calibration.table import Table
     from edgesmith.models import Segmentation
     from edgesmith.pipeline.derive import Derive
 
     read = open_table(path)
     network = Derive(arch).value
-    total = read.total(network, Segmentation(read.classes))
+    task = Segmentation(read.classes)
+    total = read.total(network, task, arch) if isinstance(read, Table) else read.total(network, task)
     rows = [{"name": name, "latency_ms": ms, "piece": key} for name, key, ms in total.parts]
     found = {"arch": network.name, "latency_ms": total.latency_ms, "error_ms": total.error_ms, "table": str(path)}
     show_result({**found, "parts": rows}, as_json)
