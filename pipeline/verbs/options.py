@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,14 @@ class SizeType(click.ParamType):  # type: ignore[type-arg]  # older click has no
     name = "HxW"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        height, x, width = str(value).partition("x")
-        if not (x and height.isdecimal() and width.isdecimal() and int(height) >= 64 and int(width) >= 64):
-            self.fail(f"{value!r} is not a size: write height x width in pixels, at least 64x64, as in 360x480", param, ctx)
-        return int(height), int(width)
+        from edgesmith.deploy.meta import MAX_SIDE
+
+        found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", str(value))
+        height, width = map(int, found.groups()) if found else (0, 0)
+        if not (64 <= height <= MAX_SIDE and 64 <= width <= MAX_SIDE):
+            fix = f"write height x width in pixels, each 64 to {MAX_SIDE}, as in 360x480"
+            self.fail(f"{value!r} is not a size: {fix}", param, ctx)
+        return height, width
 
 
 SIZE = SizeType()
