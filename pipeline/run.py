@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from edgesmith.deploy.engines.onnxruntime import processor
-from edgesmith.deploy.files import write_json, write_text
+from edgesmith.deploy.files import existing_file, require_folder_above, write_json, write_text
+from edgesmith.models.arch import Arch
 
 from . import recipe as recipes
 from .artifacts import Architecture, Artifact, BundleFolder, OnnxModel, SearchResult, Validation, Weights, tool_versions
 from .data.augment import Augment
 from .data.dataset import Split
 from .data.spec import Data, open_split, splits
+from .derive import Derive
 from .events import EventLog
 from .export import Export
 from .recipe import Recipe, Teacher
@@ -114,9 +116,10 @@ def _taught(train: Train, teacher: Weights | None) -> Train:
 
 
 def require_run_folder(folder: Path) -> None:
-    """Raise ValueError unless `folder` is free, empty, or one that a run made (it has our lock file)."""
+    """Raise ValueError or OSError unless `folder` is free, empty, or one that a run made (it has our lock file)."""
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / LOCK).is_file())):
         raise ValueError(f"--out: {folder} holds what is no run of ours; name another folder, nothing was overwritten")
+    require_folder_above(folder, "--out")
 
 
 def preflight(recipe: Recipe) -> list[str]:
@@ -127,7 +130,7 @@ def preflight(recipe: Recipe) -> list[str]:
     for library in ("torch", "onnx", "onnxscript", "onnxsim", "safetensors", "tensorboard"):
         if importlib.util.find_spec(library) is None:
             raise ImportError(f"training and export need {library}: pip install 'edgesmith[host]'", name=library)
-    arch = None if recipe.search else recipe.derive.value
+    arch = None if recipe.search else _named_arch(recipe.derive, "derive")
     train, validate = recipe.train, recipe.validate
     if train.data is None or validate.data is None:
         raise ValueError("data: no dataset is named")
@@ -242,14 +245,24 @@ def _require_teacher(teacher: Teacher) -> Split:
     """What it learns from. Raises ValueError or OSError unless it can be trained."""
     split = _require_trainable(teacher.train, "teacher.train")
     if teacher.arch is not None:
-        arch = teacher.derive.value
+        arch = _named_arch(teacher.derive, "teacher")
         if teacher.train.start is not None:
             teacher.train.start.rows(split.labels.names, teacher.train.start.model(arch))
     return split
 
 
+def _named_arch(derive: Derive, section: str) -> Arch:
+    """The architecture that the field `arch` of a section names. Raises ValueError, or OSError naming the field."""
+    try:
+        return derive.value
+    except (FileNotFoundError, IsADirectoryError) as e:
+        raise type(e)(f"{section}.{e}") from None
+
+
 def _require_searchable(search: SqueezeNasSearch | FasterSegSearch, budget: float | None) -> None:
     """Raise ValueError or OSError unless the search can start and, as far as can be known, find a network within the budget."""
+    if search.table is not None:
+        existing_file(Path(search.table), "search.table", "`edgesmith table measure RECIPE --out TABLE.json` makes one")
     search.require_startable()
     if budget is None or not isinstance(search, SqueezeNasSearch):
         return

@@ -81,12 +81,12 @@ def derive_fasterseg(
     --rule replay puts a branch's single downsampling one layer earlier, as the authors' code does: the published networks
     come out only so. A new search has no use for it.
     """
-    from edgesmith.deploy.files import write_json
+    from edgesmith.deploy.files import existing_file, write_json
     from edgesmith.pipeline.search import fasterseg_derive as rules
     from edgesmith.pipeline.search.fasterseg_space import RATES, Net, read_logits
 
     require_writable("--out", out, "architecture", _is_architecture)
-    found = read_logits(logits)
+    found = read_logits(existing_file(logits, "--logits", "a search leaves them as RUN/search/logits.json"))
     source: Net = "student" if net == "student" else "teacher"
     if source not in found.logits:
         raise ValueError(f"--net: {logits} has no {source}, only {', '.join(found.logits)}")

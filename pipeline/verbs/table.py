@@ -54,8 +54,11 @@ def table_measure(
     exports whole networks, and timed warm in rounds over all of them. Stopped or killed, the same command goes on; what is
     measured is not measured again. A table is of one machine, and so is its use.
     """
+    from edgesmith.deploy.files import require_folder_above
     from edgesmith.pipeline.events import close_view, view_for
     from edgesmith.pipeline.latency.measure import measure, spread
+
+    require_folder_above(out, "--out")
 
     view = view_for(sys.stderr)
     try:
@@ -81,10 +84,11 @@ def table_sum(arch: str, path: Path, as_json: bool) -> None:
     """
     from edgesmith.calibration.fasterseg_1080ti import open_table
     from edgesmith.calibration.table import Table
+    from edgesmith.deploy.files import existing_file
     from edgesmith.models import Segmentation
     from edgesmith.pipeline.derive import Derive
 
-    read = open_table(path)
+    read = open_table(existing_file(path, "--table", f"edgesmith table measure {arch} --input HxW --out {path} makes it"))
     network = Derive(arch).value
     task = Segmentation(read.classes)
     total = read.total(network, task, arch) if isinstance(read, Table) else read.total(network, task)

@@ -303,6 +303,13 @@ def test_imported_weights_label_the_sample_frames(
         (["weights", "import", "squeezenas", "nowhere.pth", "--out", "x"], "nowhere.pth"),
         (["validate", "nowhere", "--data", "street"], "nowhere"),
         (["no-such-verb"], "no-such-verb"),
+        (["data", "show", "my.yaml"], "dataset: my.yaml is not in "),
+        (["table", "measure", "no.json", "--input", "64x64", "--out", "t.json"], "arch: no.json is not in "),
+        (["table", "measure", "small", "--input", "64x64", "--out", "/etc/passwd/t.json"], "/etc/passwd is a file"),
+        (["table", "sum", "zoo:squeezenas-lat-small", "--table", "t.json"], "--table: t.json is not in "),
+        (["export", "zoo:squeezenas-mac-small", "--out", "/etc/passwd/x"], "--out: /etc/passwd/x can not lie there"),
+        (["weights", "import", "squeezenas", "/etc", "--out", "x"], "/etc is a folder; name the state dict"),
+        (["weights", "import", "squeezenas", "/etc/passwd", "--out", "x"], "weights_only=True: EOFError"),
     ],
 )
 def test_wrong_arguments_end_with_code_2_and_words(

@@ -346,6 +346,7 @@ def test_the_verb_says_what_is_missing(
     assert "has no teacher, only student" in err
     code, _, err = call(monkeypatch, capsys, "derive", "fasterseg", "--logits", tmp_path / "none.json", "--out", out)
     assert code == 2
+    assert f"--logits: {tmp_path / 'none.json'} does not exist; a search leaves them" in err
     assert not out.exists()
 
 
