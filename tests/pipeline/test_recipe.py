@@ -54,6 +54,10 @@ def test_every_field_has_a_sentence_and_can_be_set() -> None:
     assert (found["export.frame_hw"].default, found["derive.arch"].default) == ("required", "null")
     assert found["search.temperature"].default == "[5.0, 1.0]"
     assert found["pretrain"].type == "tuple[Train, ...]"
+    assert found["search.space"].type == "Literal['small', 'large', 'xlarge']"
+    assert found["derive.net"].type == "Literal['student', 'teacher', 'pruned_teacher']"
+    assert found["build.backends"].type.startswith("tuple[Literal['")
+    assert found["validate.backend"].type.endswith("'] or null")
     assert [key for key, f in found.items() if not f.doc] == []
 
 
