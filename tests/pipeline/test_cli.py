@@ -170,6 +170,16 @@ def test_a_contact_sheet_is_drawn_again_and_over_no_other_file(
     assert notes.read_text() == "mine"
 
 
+def test_a_check_of_one_split_prints_that_split(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], described: Path
+) -> None:
+    code, out, _ = call(monkeypatch, capsys, "data", "check", f"{described}@val")
+    assert (code, out.splitlines()) == (0, ["val: 1 frames; road 100.00%, void 0.00%", "0 problems"])
+    (described.parent / "m/train/a.png").write_bytes(b"no image")
+    code, out, _ = call(monkeypatch, capsys, "data", "check", described)
+    assert (code, out.splitlines()[1].partition(";")[0]) == (2, "train: 2 of 3 frames")
+
+
 def test_what_lies_beside_the_out_folder_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
 ) -> None:

@@ -278,7 +278,9 @@ def test_the_network_enters_the_key() -> None:
 
 
 def test_what_a_search_does_not_have_is_said(searched: SearchResult) -> None:
-    with pytest.raises(ValueError, match=r"derive\.budget: none of 3 sets of branches takes at most 1"):
+    with pytest.raises(
+        ValueError, match=r"derive\.budget: none of 3 sets of branches takes at most 1, .*; raise the budget, or "
+    ):
         Derive(budget=1).chosen(searched)
     found = read_logits(searched.path / "logits.json")
     write_logits(searched.path / "logits.json", Found(found.space, {"student": found.logits["student"]}, found.scores))
