@@ -89,10 +89,10 @@ class Gtx1080Ti:
         """SHA-256 over all that the table says (hexadecimal)."""
         return sha256_json([self.device, self.runtime, sorted([list(map(str, k)), v] for k, v in self.times_ms.items())])
 
-    def latency_ms(self, part: Part) -> float:
+    def latency_ms(self, part: Part, of: str = "") -> float:
         """The time of `part` in ms, 0 where the authors do not count it. Raises ValueError when it is not in the table.
 
-        The time of a head does not depend on the number of classes here.
+        The time of a head does not depend on the number of classes here. `of` is what a `Table` would tell to measure.
         """
         given = part.inputs[0]
         match part.config:
@@ -115,10 +115,10 @@ class Gtx1080Ti:
                 return self._time(part, _key("head", given, self.classes))
         raise ValueError(f"{self.source} is of FasterSeg; it has no entry {part.key!r} of {part.family}")
 
-    def total(self, arch: Arch, task: Segmentation) -> Total:
+    def total(self, arch: Arch, task: Segmentation, of: str = "") -> Total:
         """The summed latency of a FasterSeg network at 1024x2048: stem, distinct cells, arms, refinements, fusion, head.
 
-        Raises ValueError for another family and for pieces that the table does not have.
+        `of` as in `latency_ms`. Raises ValueError for another family and for pieces that the table does not have.
         """
         found = ((name, part.key, self.latency_ms(part)) for name, part in parts(arch, task, self.input_hw))
         rows = tuple(row for row in found if row[2] > 0)

@@ -146,34 +146,39 @@ class Table:
         """SHA-256 over all that the file says (hexadecimal): a table is a frozen input of the stages that read it."""
         return sha256_json(self.to_json())
 
-    def entry(self, part: Part) -> Entry:
-        """The finished entry of `part`. Raises ValueError with the command that measures it."""
+    @property
+    def going_on(self) -> str:
+        """The options with which `edgesmith table measure` goes on with this table."""
+        return f"{f'--threads {self.fingerprint.threads} ' if self.fingerprint.threads else ''}--out {self.source}"
+
+    def entry(self, part: Part, of: str = "SPACE") -> Entry:
+        """The finished entry of `part`. Raises ValueError with the command that measures it, as a piece of `of`."""
         found = self.entries.get(part.key)
         if found is None or len(found.rounds_ms) < self.rounds:
             h, w = self.input_hw
-            threads = f" --threads {self.fingerprint.threads}" if self.fingerprint.threads else ""
             raise ValueError(
                 f"{self.source} has no {'' if found is None else 'finished '}entry {part.key!r}: "
-                f"edgesmith table measure SPACE --input {h}x{w} --classes {self.classes}{threads} --out {self.source}"
+                f"edgesmith table measure {of} --input {h}x{w} --classes {self.classes} {self.going_on}"
             )
         return found
 
-    def latency_ms(self, part: Part) -> float:
-        """The time of `part` in ms, 0 where nothing runs. Raises ValueError with the command that measures it."""
-        return 0.0 if part.empty else self.entry(part).median_ms
+    def latency_ms(self, part: Part, of: str = "SPACE") -> float:
+        """The time of `part` in ms, 0 where nothing runs. Raises ValueError as `entry` does."""
+        return 0.0 if part.empty else self.entry(part, of).median_ms
 
-    def total(self, arch: Arch, task: Segmentation) -> Total:
+    def total(self, arch: Arch, task: Segmentation, of: str = "SPACE") -> Total:
         """The summed latency of `arch` from camera frame to label map.
 
-        Raises ValueError when the table is for another number of classes or an entry is missing.
+        Raises ValueError when the table is for another number of classes or an entry is missing, with the command that measures
+        it: `of` is what that calls the network, zoo:NAME or ARCH.json.
         """
         if task.classes != self.classes:
             raise ValueError(f"{self.source} was measured for {self.classes} classes, not for {task.classes}")
         found = [(name, part) for name, part in parts(arch, task, self.input_hw) if not part.empty]
         errors: dict[str, float] = {}
         for _, part in found:
-            errors[part.key] = errors.get(part.key, 0.0) + self.entry(part).error_ms
-        rows = tuple((name, part.key, self.entry(part).median_ms) for name, part in found)
+            errors[part.key] = errors.get(part.key, 0.0) + self.entry(part, of).error_ms
+        rows = tuple((name, part.key, self.entry(part, of).median_ms) for name, part in found)
         return Total(sum(ms for _, _, ms in rows), sum(e**2 for e in errors.values()) ** 0.5, rows)
 
     def with_round(self, part: Part, time_ms: float, repeats: int, digest: str, measured_on: Fingerprint) -> Table:

@@ -103,6 +103,26 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n")
 
 
+def existing_file(path: Path, name: str, fix: str) -> Path:
+    """`path`, if something can be read there.
+
+    Raises FileNotFoundError or IsADirectoryError with `name`, the argument or field that the path comes from, and the fix.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{name}: {path} is a folder; {fix}")
+    if not path.exists():
+        where = "does not exist" if path.is_absolute() else f"is not in {Path.cwd()}"
+        raise FileNotFoundError(f"{name}: {path} {where}; {fix}")
+    return path
+
+
+def require_folder_above(path: Path, name: str) -> None:
+    """Raise NotADirectoryError, naming the argument or field, where the folders above `path` can not be made."""
+    above = next(p for p in path.absolute().parents if p.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{name}: {path} can not lie there, {above} is a file; name another place")
+
+
 def read_json(path: Path) -> Any:
     """The JSON value in `path`. Raises FileNotFoundError, or ValueError that names the file and the place."""
     try:

@@ -152,6 +152,8 @@ def guess_squeezenas(path: Path) -> SqueezeNas:
 
 
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name the state dict that the authors released, a .pth file")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
@@ -159,7 +161,8 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # about pickle protocols: either it loads or it does not
             value = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as e:
-        raise ValueError(f"{path} is not a checkpoint that torch reads with weights_only=True: {str(e)[:200]}") from None
+        why = str(e)[:200] or type(e).__name__
+        raise ValueError(f"{path} is not a checkpoint that torch reads with weights_only=True: {why}") from None
     if not isinstance(value, dict) or not value or not all(isinstance(v, Tensor) for v in value.values()):
         raise ValueError(f"{path} is not a state dict (a mapping of names to tensors)")
     return value

@@ -18,7 +18,16 @@ from typing import Any, ClassVar, TypeVar
 
 import edgesmith
 from edgesmith.deploy import bundle
-from edgesmith.deploy.files import copy_payload, new_folder, payload_files, read_json, sha256_file, sha256_json, write_json
+from edgesmith.deploy.files import (
+    copy_payload,
+    new_folder,
+    payload_files,
+    read_json,
+    require_folder_above,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 
 from .events import Log, silent
 
@@ -148,9 +157,12 @@ def require_ours(out: Path) -> None:
 
 
 def require_free(out: Path) -> None:
-    """Raise ValueError when anything lies at `out`: what took long to make is not replaced by a slip of the hand."""
+    """Raise ValueError when anything lies at `out`, what took long to make is not replaced by a slip of the hand, and OSError
+    where no folder can be made.
+    """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"--out: {out} exists; name another folder or remove it, nothing was overwritten")
+    require_folder_above(out, "--out")
 
 
 def file_digests(folder: Path) -> dict[str, str]:

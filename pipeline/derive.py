@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, overload
 
 from edgesmith import models
-from edgesmith.deploy.files import read_json, sha256_json, write_json
+from edgesmith.deploy.files import existing_file, read_json, sha256_json, write_json
 from edgesmith.models.arch import Arch
 
 from .artifacts import Architecture, SearchResult, Slot
@@ -52,12 +52,12 @@ class Derive:
 
     @cached_property
     def value(self) -> Arch:
-        """The architecture that `arch` names. Raises FileNotFoundError or ValueError naming the file."""
+        """The architecture that `arch` names. Raises OSError or ValueError naming the file."""
         if self.arch is None:
             raise ValueError("derive.arch: no architecture is named; zoo:NAME or the path of a .json file")
         if self.arch.startswith("zoo:"):
             return models.zoo(self.arch.removeprefix("zoo:"))
-        path = Path(self.arch)
+        path = existing_file(Path(self.arch), "arch", "name zoo:NAME or a file that `edgesmith derive` wrote")
         try:
             return Arch.from_json(read_json(path))
         except ValueError as e:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
+import sys
 import textwrap
 import typing
 from collections.abc import Iterator, Sequence
@@ -38,7 +40,7 @@ def fields_of(kind: type[Any], prefix: str = "") -> Iterator[Field]:
         one = typing.get_origin(hint) is not tuple  # a list of sections is set as a whole
         nested = [t for t in (hint, *typing.get_args(hint)) if one and dataclasses.is_dataclass(t) and isinstance(t, type)]
         if not nested or type(None) in typing.get_args(hint):
-            yield Field(key, _type_name(f.type), _default(f), docs.get(f.name, ""))
+            yield Field(key, _type_name(f.type, kind), _default(f), docs.get(f.name, ""))
         nested = [t for t in nested if t.__name__ != "Data" or not prefix]  # stages take the recipe's dataset: it stands once
         yield from _inner(nested, f"{key}.")
 
@@ -84,9 +86,18 @@ def _docs(kind: type[Any]) -> dict[str, str]:
     return found
 
 
-def _type_name(annotation: Any) -> str:
+def _type_name(annotation: Any, kind: type[Any]) -> str:
+    """The annotation of a field of `kind`, with the choices in place of names that stand for them."""
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-    return str(text).replace(" | None", " or null")
+    known = vars(sys.modules[kind.__module__])
+
+    def choices(word: re.Match[str]) -> str:
+        meant = known.get(word[0])
+        if typing.get_origin(meant) is not typing.Literal:
+            return word[0]
+        return f"Literal[{', '.join(map(repr, typing.get_args(meant)))}]"
+
+    return re.sub(r"\b[A-Za-z_]\w*\b", choices, str(text)).replace(" | None", " or null")
 
 
 def _default(f: dataclasses.Field[Any]) -> str:

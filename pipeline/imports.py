@@ -58,6 +58,10 @@ def import_squeezenas(file: Path, out: Path, arch_name: str | None = None) -> We
 @contextmanager
 def weights_of(source: str) -> Iterator[Weights]:
     """The weights folder `source`, or for `zoo:NAME` that network untrained, in a folder that lasts as long as the block."""
+    if source.endswith(".json") and Path(source).is_file():
+        raise ValueError(
+            f"{source} is an architecture without weights; train it: edgesmith run RECIPE --set derive.arch={source}"
+        )
     if not source.startswith("zoo:"):
         yield open_artifact(Weights, Path(source))
         return

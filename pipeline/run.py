@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from edgesmith.deploy.engines.onnxruntime import processor
-from edgesmith.deploy.files import write_json, write_text
+from edgesmith.deploy.files import existing_file, require_folder_above, write_json, write_text
+from edgesmith.models.arch import Arch
 
 from . import recipe as recipes
 from .artifacts import Architecture, Artifact, BundleFolder, OnnxModel, SearchResult, Validation, Weights, tool_versions
+from .data.augment import Augment
 from .data.dataset import Split
 from .data.spec import Data, open_split, splits
+from .derive import Derive
 from .events import EventLog
 from .export import Export
 from .recipe import Recipe, Teacher
@@ -111,9 +114,10 @@ def _taught(train: Train, teacher: Weights | None) -> Train:
 
 
 def require_run_folder(folder: Path) -> None:
-    """Raise ValueError unless `folder` is free, empty, or one that a run made (it has our lock file)."""
+    """Raise ValueError or OSError unless `folder` is free, empty, or one that a run made (it has our lock file)."""
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / LOCK).is_file())):
         raise ValueError(f"--out: {folder} holds what is no run of ours; name another folder, nothing was overwritten")
+    require_folder_above(folder, "--out")
 
 
 def preflight(recipe: Recipe) -> list[str]:
@@ -124,13 +128,19 @@ def preflight(recipe: Recipe) -> list[str]:
     for library in ("torch", "onnx", "onnxscript", "onnxsim", "safetensors", "tensorboard"):
         if importlib.util.find_spec(library) is None:
             raise ImportError(f"training and export need {library}: pip install 'edgesmith[host]'", name=library)
-    arch = None if recipe.search else recipe.derive.value
+    arch = None if recipe.search else _named_arch(recipe.derive, "derive")
     train, validate = recipe.train, recipe.validate
     if train.data is None or validate.data is None:
         raise ValueError("data: no dataset is named")
+    remarks: list[str] = []
+    taught: tuple[str, ...] = ()
     if recipe.search is not None:
         _require_searchable(recipe.search, recipe.derive.budget)
-    taught, remarks = () if recipe.teacher is None else _require_teacher(recipe.teacher), []
+        remarks += _search_scales(recipe.search)
+    if recipe.teacher is not None:
+        split = _require_teacher(recipe.teacher)
+        taught = split.labels.names
+        remarks += _sizes(recipe.teacher.train, "teacher.train", split, recipe.export)
     for section, each in recipe.trainings():
         split = _require_trainable(each, section)
         remarks += _sizes(each, section, split, recipe.export)
@@ -182,18 +192,41 @@ def _sizes(train: Train, section: str, split: Split, export: Export) -> list[str
     """Remarks on a training that sees frames at other scales than the exported network."""
     frame_hw, network_hw = split[0].label.shape, export.network_hw
     watched_hw = train.input_hw or frame_hw
-    low, high = train.augment.scale
-    scale = math.sqrt(math.prod(network_hw) / math.prod(frame_hw))
-    frame, network, watched = (f"{hw[0]}x{hw[1]}" for hw in (frame_hw, network_hw, watched_hw))
-    remarks = []
-    if not low <= scale <= high:
-        remarks.append(
-            f"{section}.augment.scale: {low:g} to {high:g} leaves out {scale:.2g}, at which the exported network, "
-            f"of {network}, sees frames of {frame}"
-        )
+    remarks = _scale(train.augment, section, frame_hw, network_hw, "the exported network")
     if watched_hw != network_hw:
-        remarks.append(f"{section}.input_hw: val is watched at {watched}, the exported network takes {network}")
+        remarks.append(f"{section}.input_hw: val is watched at {_hw(watched_hw)}, the exported network takes {_hw(network_hw)}")
     return remarks
+
+
+def _search_scales(search: SqueezeNasSearch | FasterSegSearch) -> list[str]:
+    """Remarks on phases of a FasterSeg search that learn at other scales than its networks are scored at."""
+    if search.data is None or not isinstance(search, FasterSegSearch):
+        return []
+    frame_hw = open_split(search.data, "train")[0].label.shape
+    scored_hw = search.evaluate_hw or search.input_hw or frame_hw
+    phases = {"pretrain": search.pretrain if search.pretrained is None else None, "alternate": search.alternate}
+    return [
+        remark
+        for name, phase in phases.items()
+        if phase is not None and phase.epochs
+        for remark in _scale(phase.augment, f"search.{name}", frame_hw, scored_hw, "the search's evaluation")
+    ]
+
+
+def _scale(augment: Augment, section: str, frame_hw: tuple[int, ...], seen_hw: tuple[int, ...], who: str) -> list[str]:
+    """A remark where `who` sees frames at a scale that training never does."""
+    low, high = augment.scale
+    scale = math.sqrt(math.prod(seen_hw) / math.prod(frame_hw))
+    if low <= scale <= high:
+        return []
+    return [
+        f"{section}.augment.scale: {low:g} to {high:g} leaves out {scale:.2g}, at which {who}, of {_hw(seen_hw)}, "
+        f"sees frames of {_hw(frame_hw)}"
+    ]
+
+
+def _hw(hw: tuple[int, ...]) -> str:
+    return f"{hw[0]}x{hw[1]}"
 
 
 def _require_trainable(train: Train, section: str) -> Split:
@@ -209,18 +242,28 @@ def _require_trainable(train: Train, section: str) -> Split:
     return split
 
 
-def _require_teacher(teacher: Teacher) -> tuple[str, ...]:
-    """The classes that it will know. Raises ValueError or OSError unless it can be trained."""
+def _require_teacher(teacher: Teacher) -> Split:
+    """What it learns from. Raises ValueError or OSError unless it can be trained."""
     split = _require_trainable(teacher.train, "teacher.train")
     if teacher.arch is not None:
-        arch = teacher.derive.value
+        arch = _named_arch(teacher.derive, "teacher")
         if teacher.train.start is not None:
             teacher.train.start.rows(split.labels.names, teacher.train.start.model(arch))
-    return split.labels.names
+    return split
+
+
+def _named_arch(derive: Derive, section: str) -> Arch:
+    """The architecture that the field `arch` of a section names. Raises ValueError, or OSError naming the field."""
+    try:
+        return derive.value
+    except (FileNotFoundError, IsADirectoryError) as e:
+        raise type(e)(f"{section}.{e}") from None
 
 
 def _require_searchable(search: SqueezeNasSearch | FasterSegSearch, budget: float | None) -> None:
     """Raise ValueError or OSError unless the search can start and, as far as can be known, find a network within the budget."""
+    if search.table is not None:
+        existing_file(Path(search.table), "search.table", "`edgesmith table measure RECIPE --out TABLE.json` makes one")
     search.require_startable()
     if budget is None or not isinstance(search, SqueezeNasSearch):
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesmith.deploy.files import read_json
-from edgesmith.models.arch import Arch
+from edgesmith.models.arch import Arch, Segmentation
 from edgesmith.models.cost import macs, params
 from edgesmith.models.model import read_model
 from edgesmith.pipeline.search.fasterseg_space import RATES
@@ -16,9 +16,13 @@ from .reports.run import METHODS, CoSearch, RunFolder
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What lies in `folder`. Raises FileNotFoundError or ValueError when it is nothing of ours or damaged."""
+    """What lies in `folder`, or in an architecture's file. Raises FileNotFoundError or ValueError when it is nothing of ours
+    or damaged.
+    """
     if not folder.exists():
         raise FileNotFoundError(f"{folder} does not exist")
+    if folder.is_file():
+        return _architecture_file(folder)
     if (folder / SIDECAR).is_file():
         return _artifact(folder)
     if (folder / "recipe.yaml").is_file():
@@ -113,6 +117,24 @@ def _cosearch(search: CoSearch) -> dict[str, Any]:
 def _architecture(folder: Path) -> dict[str, Any]:
     arch = Arch.from_json(read_json(folder / "arch.json"))
     return {"name": arch.name, "family": arch.family, "arch_digest": arch.digest}
+
+
+def _architecture_file(file: Path) -> dict[str, Any]:
+    try:
+        arch = Arch.from_json(read_json(file))
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{file} is a file, and holds no architecture; else name a folder of ours: {e}") from None
+    task = Segmentation(19)
+    return {
+        "kind": "architecture",
+        "path": str(file),
+        "name": arch.name,
+        "family": arch.family,
+        "arch_digest": arch.digest,
+        "counted_for": f"{task.classes} classes",
+        "params": params(arch, task),
+        "gmacs_at_360x480": macs(arch, task, (360, 480)) / 1e9,
+    }
 
 
 def _weights(folder: Path) -> dict[str, Any]:

@@ -339,6 +339,8 @@ def _needs(hint: Any) -> str:
         return f"a list, each {_needs(arguments[0])}"
     if origin is tuple:
         same = len(set(arguments)) == 1
+        if arguments == (int, int):  # a size, height x width
+            return "a list of 2, each a whole number, such as [360, 480]"
         each = f", each {_needs(arguments[0])}" if same else f": {', '.join(_needs(a) for a in arguments)}"
         return f"a list of {len(arguments)}{each}"
     if dataclasses.is_dataclass(hint):

@@ -56,6 +56,8 @@ def page(value: dict[str, Any]) -> str:
     """`detail` as text."""
     task, size, _, gmacs = _facts(value)
     rows, columns = value["receptive_field_hw"]
+    printed = _row(published.read(value["name"]))  # there is nothing to compare with at another size
+    at = "" if printed["input_hw"] == value["input_hw"] else f", at {_facts(printed)[1]}"
     training = f"; {value['params_train']:,} with the auxiliary heads of training"
     lines = [
         ["family", value["family"]],
@@ -67,7 +69,7 @@ def page(value: dict[str, Any]) -> str:
         ["intensity", f"{value['macs_per_byte']:.1f} MACs a byte"],
         ["receptive field", f"{rows}x{columns} pixels a logit, pooled context apart"],
         ["published", _published(value["published"])],
-        ["difference", _difference(value)],
+        ["difference", _difference(printed) + at],
         ["source", str(value["published"].get("source", "-"))],
     ]
     heads = ["stage", "output", "channels", "params", "MMACs", "MACs, %", "MACs/byte", "receptive field"]

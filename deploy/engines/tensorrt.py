@@ -249,7 +249,8 @@ def open_plan(folder: Path) -> NoReturn:
         gpu = current_gpu()
     except RuntimeError as e:
         raise RuntimeError(
-            f"{folder / PLAN} needs an NVIDIA GPU and its driver to run, and {e}; the onnxruntime engine runs anywhere"
+            f"{folder / PLAN} needs an NVIDIA GPU and its driver to run, and {e}; the onnxruntime engine runs anywhere. "
+            f"This version of edgesmith builds {record.backend} plans but runs them nowhere yet"
         ) from None
     require_match(record, gpu, library(MODULE_OF[record.backend]).__version__)
     if plugins := plan_plugins(folder, record):

@@ -26,7 +26,9 @@ class Report:
     problems: tuple[Problem, ...]
     """In the order of splits and lists."""
     shares: dict[str, Shares]
-    """Per split, over the masks that could be read."""
+    """Per split, over the masks that could be read; of the street over a sample."""
+    frames: dict[str, int]
+    """Per split, the frames that it has."""
 
 
 def inspect(data: Data) -> Report:
@@ -47,7 +49,7 @@ def inspect(data: Data) -> Report:
             problems.extend(problem for one in found[split] for problem in one.problems)
             shares[split] = shares_of(dataset.labels, [one.counts for one in found[split] if one.counts is not None])
     problems.extend(_in_two_splits(dataset, found))
-    return Report(tuple(problems), shares)
+    return Report(tuple(problems), shares, {split: len(ones) for split, ones in found.items()})
 
 
 class _Found(NamedTuple):
@@ -110,8 +112,6 @@ def _in_two_splits(dataset: FileDataset, found: dict[str, list[_Found]]) -> list
 
 def _street(data: Data) -> Report:
     """The street is drawn: no file can be wrong, so a sample of each split gives the shares."""
-    shares = {}
-    for name in splits(data):
-        split = open_split(data, name)
-        shares[name] = class_shares(split, range(min(len(split), _STREET_SAMPLE)))
-    return Report((), shares)
+    opened = {name: open_split(data, name) for name in splits(data)}
+    shares = {name: class_shares(split, range(min(len(split), _STREET_SAMPLE))) for name, split in opened.items()}
+    return Report((), shares, {name: len(split) for name, split in opened.items()})

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from edgesmith.deploy.files import existing_file
 from edgesmith.pipeline.yamlfile import read
 
 from .dataset import VOID, LabelSet
@@ -177,7 +178,8 @@ class Folder:
 
 def find(path: Path, root: Path | None = None) -> FileDataset:
     """The dataset that the YAML file at `path` describes, below `root` if given. Raises ValueError, OSError."""
-    described = read(path, Folder)
+    fix = "paths, a recipe's too, start from the folder you run in (docs/data.md says what to write)"
+    described = read(existing_file(path, "dataset", fix), Folder)
     base = root if root is not None else path.parent / user_path(f"{path}: root", described.root)
     if not base.is_dir():
         whose = "root" if root is not None else f"{path}: root"

@@ -113,7 +113,7 @@ def require_whole(table: LatencyTable, space: Space, task: Segmentation, input_h
         raise ValueError(
             f"search.table: {table.source} lacks {len(missing)} of the {len(wanted)} pieces of the space, "
             f"first {missing[0]!r}: "
-            f"{measuring(_name(space), task, input_hw)}{f' --out {table.source}' if isinstance(table, Table) else ''}"
+            f"{measuring(_name(space), task, input_hw, table.going_on if isinstance(table, Table) else None)}"
         )
 
 

@@ -74,7 +74,10 @@ def choose_scales(scores: Mapping[Scales, Score], target: Target, budget: float 
     within = {scales: score for scales, score in scores.items() if budget is None or score.latency <= budget}
     if not within:
         least = min(score.latency for score in scores.values())
-        raise ValueError(f"budget: none of {len(scores)} sets of branches takes at most {budget:g}, the fastest {least:.4g}")
+        raise ValueError(
+            f"budget: none of {len(scores)} sets of branches takes at most {budget:g}, the fastest {least:.4g}; "
+            "raise the budget, or search with a larger latency_weight"
+        )
     return max(within, key=lambda scales: target.of(within[scales]))
 
 

@@ -35,11 +35,16 @@ def task_and_size(data: Data | None, input_hw: tuple[int, int] | None) -> tuple[
     return Segmentation(len(split.labels.names)), (height, width)
 
 
-def measuring(space: str | None, task: Segmentation, input_hw: tuple[int, int]) -> str:
-    """The command that measures the pieces of the space of that name; None: of one that has no name, only a recipe."""
+def measuring(space: str | None, task: Segmentation, input_hw: tuple[int, int], going_on: str | None = None) -> str:
+    """The command that measures the pieces of the space of that name; None: of one that has no name, only a recipe.
+
+    `going_on` are the options of `Table.going_on`; without them it makes a new table.
+    """
+    h, w = input_hw
+    out = f"--out table-{h}x{w}-{task.classes}.json" if going_on is None else going_on
     if space is None:
-        return "edgesmith table measure RECIPE.yaml"
-    return f"edgesmith table measure {space} --input {input_hw[0]}x{input_hw[1]} --classes {task.classes}"
+        return f"edgesmith table measure RECIPE.yaml {out}"
+    return f"edgesmith table measure {space} --input {h}x{w} --classes {task.classes} {out}"
 
 
 def fitting(table: LatencyTable | None, space: str | None, task: Segmentation, input_hw: tuple[int, int]) -> LatencyTable:

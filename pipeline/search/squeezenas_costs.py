@@ -59,7 +59,7 @@ def costs(
 
     def prices(arch: Arch) -> Iterator[tuple[str, float]]:
         if table is not None:
-            return ((name, table.latency_ms(part)) for name, part in parts(arch, task, input_hw))
+            return ((name, table.latency_ms(part, space.name)) for name, part in parts(arch, task, input_hw))
         return ((conv.name, COUNTED[resource](conv)) for conv in convolutions(arch, task, input_hw))
 
     rows, fixed = [[0.0] * len(NAMES) for _ in range(len(space))], 0.0

@@ -68,6 +68,8 @@ def _images(pattern: str) -> Iterator[Sample]:
     if not found:
         raise FileNotFoundError(f"--frames: no file is called {pattern}")
     for name in found:
+        if Path(name).is_dir():
+            raise IsADirectoryError(f"--frames: {name} is a folder; name its images, as in '{name.rstrip('/')}/*.png'")
         frame = decode_frame(Path(name).read_bytes(), Path(name))
         yield Sample(Path(name).name, frame, np.full(frame.shape[:2], VOID, np.uint8))
 

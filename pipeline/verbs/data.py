@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .options import PATH, json_option, show_result
+from .options import PATH, is_picture, json_option, require_writable, show_result
 
 
 @click.group()
@@ -35,6 +35,7 @@ def data_show(spec: str, out: Path | None, count: int, seed: int, as_json: bool)
     split_name = split_name or "train"
     split = open_split(parsed, split_name)
     target = out or Path(f"{Path(parsed.dataset).stem}-{split_name}.png")
+    require_writable("--out", target, "picture", is_picture)
     shares = class_shares(split)
     write_bytes(target, png(contact_sheet(split, count, seed, shares)))
     show_result({"dataset": parsed.dataset, "split": split_name, **shares.to_json(), "picture": str(target)}, as_json)
@@ -57,14 +58,16 @@ def data_check(spec: str, as_json: bool) -> None:
     if split is not None and split not in found.shares:
         raise ValueError(f"{spec}: there is no split {split!r}; it has {', '.join(found.shares)}")
     problems = [p for p in found.problems if split in (None, p.split)]
+    shares = {name: s for name, s in found.shares.items() if split in (None, name)}
     if as_json:
-        shares = {name: s.to_json() for name, s in found.shares.items() if split in (None, name)}
-        click.echo(json.dumps({"problems": [vars(p) for p in problems], "splits": shares}, indent=1))
+        splits = {name: s.to_json() for name, s in shares.items()}
+        click.echo(json.dumps({"problems": [vars(p) for p in problems], "splits": splits}, indent=1))
     else:
         for p in problems:
             click.echo(str(p))
-        for name, s in found.shares.items():
+        for name, s in shares.items():
             shown = ", ".join(f"{c} {x:.2%}" for c, x in zip(s.names, s.shares, strict=True))
-            click.echo(f"{name}: {s.frames} frames; {shown}, void {s.void:.2%}")
+            of = "" if s.frames == found.frames[name] else f" of {found.frames[name]}"
+            click.echo(f"{name}: {s.frames}{of} frames; {shown}, void {s.void:.2%}")
         click.echo(f"{len(problems)} problem{'' if len(problems) == 1 else 's'}")
     sys.exit(2 if problems else 0)

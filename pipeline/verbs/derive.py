@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from .options import FILE, json_option, show_result
+from .options import FILE, json_option, require_writable, show_result
 
 if TYPE_CHECKING:
     from edgesmith.pipeline.search.fasterseg_derive import Target
@@ -81,11 +81,12 @@ def derive_fasterseg(
     --rule replay puts a branch's single downsampling one layer earlier, as the authors' code does: the published networks
     come out only so. A new search has no use for it.
     """
-    from edgesmith.deploy.files import write_json
+    from edgesmith.deploy.files import existing_file, write_json
     from edgesmith.pipeline.search import fasterseg_derive as rules
     from edgesmith.pipeline.search.fasterseg_space import read_logits
 
-    found = read_logits(logits)
+    require_writable("--out", out, "architecture", _is_architecture)
+    found = read_logits(existing_file(logits, "--logits", "a search leaves them as RUN/search/logits.json"))
     source = rules.source_of(net)
     if source not in found.logits:
         raise ValueError(f"--net: {logits} has no {source}, only {', '.join(found.logits)}")
@@ -124,6 +125,17 @@ def _candidate(scales: Scales, score: Score, by: Target, chosen: bool) -> dict[s
         "target": by.of(score),
         "chosen": chosen,
     }
+
+
+def _is_architecture(path: Path) -> bool:
+    from edgesmith.deploy.files import read_json
+    from edgesmith.models.arch import Arch
+
+    try:
+        Arch.from_json(read_json(path))
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _target(logits: Path, given: dict[str, float | None]) -> tuple[Target, str]:

@@ -28,7 +28,7 @@ precision_option = click.option(
 def show(artifact: Path, as_json: bool) -> None:
     """Print what ARTIFACT holds.
 
-    ARTIFACT is a run folder, weights, a graph, a bundle, a validation or an architecture.
+    ARTIFACT is a run folder, weights, a graph, a bundle, a validation or an architecture, which may be a file: ARCH.json.
     """
     from edgesmith.pipeline.show import describe
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -24,20 +25,43 @@ class SizeType(click.ParamType):  # type: ignore[type-arg]  # older click has no
     name = "HxW"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        height, x, width = str(value).partition("x")
-        if not (x and height.isdecimal() and width.isdecimal() and int(height) >= 64 and int(width) >= 64):
-            self.fail(f"{value!r} is not a size: write height x width in pixels, at least 64x64, as in 360x480", param, ctx)
-        return int(height), int(width)
+        from edgesmith.deploy.fields import MAX_SIDE
+
+        found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", str(value))
+        height, width = map(int, found.groups()) if found else (0, 0)
+        if not (64 <= height <= MAX_SIDE and 64 <= width <= MAX_SIDE):
+            fix = f"write height x width in pixels, each 64 to {MAX_SIDE}, as in 360x480"
+            self.fail(f"{value!r} is not a size: {fix}", param, ctx)
+        return height, width
 
 
 SIZE = SizeType()
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
+PICTURES = {".png": b"\x89PNG\r\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff", ".svg": b"<svg"}
+"""How the files begin that have these names."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 
 
 def out_option(help_text: str) -> Callable[[F], F]:
     return click.option("--out", type=PATH, required=True, metavar="DIR", help=help_text)
+
+
+def require_writable(option: str, out: Path, what: str, holds: Callable[[Path], bool]) -> None:
+    """Raise ValueError or OSError unless a file may be written at `out`: none is there, or one that `holds` says is `what`."""
+    from edgesmith.deploy.files import require_folder_above
+
+    if out.is_dir():
+        raise IsADirectoryError(f"{option}: {out} is a folder; name a file in it")
+    require_folder_above(out, option)
+    if out.exists() and not (out.is_file() and holds(out)):
+        raise ValueError(f"{option}: {out} exists and is no {what}; name another file, nothing was overwritten")
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the file is one by its name and its beginning."""
+    with path.open("rb") as f:
+        return path.suffix.lower() in PICTURES and f.read(16).startswith(tuple(PICTURES.values()))
 
 
 def alone(

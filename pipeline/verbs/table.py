@@ -52,9 +52,11 @@ def table_measure(
     exports whole networks, and timed warm in rounds over all of them. Stopped or killed, the same command goes on; what is
     measured is not measured again. A table is of one machine, and so is its use.
     """
+    from edgesmith.deploy.files import require_folder_above
     from edgesmith.pipeline.events import viewing
     from edgesmith.pipeline.latency.measure import measure, spread
 
+    require_folder_above(out, "--out")
     with viewing(sys.stderr) as view:
         pieces, task, hw = _wanted(space, classes, input_hw, overrides)
         options = {"backend": backend, "threads": threads, "log": _staged(view)}
@@ -75,12 +77,14 @@ def table_sum(arch: str, path: Path, as_json: bool) -> None:
     too: it counts neither the frame nor the last enlargement, and gives no errors.
     """
     from edgesmith.calibration.fasterseg_1080ti import open_table
+    from edgesmith.deploy.files import existing_file
     from edgesmith.models import Segmentation
     from edgesmith.pipeline.derive import Derive
 
-    read = open_table(path)
+    read = open_table(existing_file(path, "--table", f"edgesmith table measure {arch} --input HxW --out {path} makes it"))
     network = Derive(arch).value
-    total = read.total(network, Segmentation(read.classes))
+    task = Segmentation(read.classes)
+    total = read.total(network, task, arch)
     rows = [{"name": name, "latency_ms": ms, "piece": key} for name, key, ms in total.parts]
     found = {"arch": network.name, "latency_ms": total.latency_ms, "error_ms": total.error_ms, "table": str(path)}
     show_result({**found, "parts": rows}, as_json)

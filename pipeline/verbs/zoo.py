@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .options import FILE, SIZE
+from .options import FILE, SIZE, is_picture, require_writable
 
 
 @click.command()
@@ -38,7 +38,11 @@ def zoo(name: str | None, input_hw: tuple[int, int] | None, picture: Path | None
         rows = networks.listing()
         click.echo(json.dumps(rows, indent=1) if as_json else networks.table(rows))
         return
+    if name.endswith(".json"):
+        raise ValueError(f"NAME: {name} is not a published network's; for an architecture in a file: edgesmith show {name}")
     name = name.removeprefix("zoo:")
+    if picture is not None:
+        require_writable("--draw", picture, "picture", is_picture)
     value = networks.detail(name, input_hw)
     if picture is not None:
         from edgesmith.deploy.files import write_text

@@ -79,6 +79,8 @@ def test_what_is_missing_is_named_with_the_command_that_measures_it(table: Table
         used = dataclasses.replace(without, fingerprint=dataclasses.replace(table.fingerprint, threads=threads))
         with pytest.raises(ValueError, match=rf"--classes \d+{said} --out "):
             used.total(ARCH, TASK)
+    with pytest.raises(ValueError, match="edgesmith table measure zoo:mine --input 64x96 "):
+        without.total(ARCH, TASK, "zoo:mine")
     unfinished = dataclasses.replace(table, entries={**table.entries, stem.key: Entry((1.0, 2.0), 10, "0" * 64)})
     with pytest.raises(ValueError, match="no finished entry 'stem"):
         unfinished.latency_ms(stem)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import pytest
 
+from edgesmith import models
 from edgesmith.deploy import bundle as bundles
 from edgesmith.deploy.engines import Engine
 from edgesmith.deploy.files import read_json
@@ -66,6 +67,28 @@ def test_a_run_can_be_shown_verified_and_validated_as_json(
     validation = result("validate", tiny_run / "bundle", "--data", "street", "--limit", 2)
     assert validation["data"]["frames"] == 2
     assert set(validation["latency_ms"]) == {"decode", "copy", "engine", "total"}
+
+
+def test_an_architectures_file_is_shown_and_other_verbs_say_what_to_do_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file, arch = tmp_path / "teacher.json", models.zoo("fasterseg-student")
+    file.write_text(json.dumps(arch.to_json()))
+    code, out, err = call(monkeypatch, capsys, "show", file, "--json")
+    assert code == 0, err
+    shown = json.loads(out)
+    assert (shown["name"], shown["family"], shown["arch_digest"]) == (arch.name, "fasterseg", arch.digest)
+    assert (shown["params"], shown["gmacs_at_360x480"]) == (3_421_875, pytest.approx(2.271, abs=0.001))
+    for arguments, said in (
+        (("export", file, "--out", tmp_path / "x"), f"edgesmith run RECIPE --set derive.arch={file}"),
+        (("zoo", file), f"edgesmith show {file}"),
+    ):
+        code, _, err = call(monkeypatch, capsys, *arguments)
+        assert (code, said in err) == (2, True), err
+    for text in ('{"family": []}', "[1]", "no JSON"):
+        file.write_text(text)
+        code, _, err = call(monkeypatch, capsys, "show", file)
+        assert (code, f"{file} is a file, and holds no architecture" in err) == (2, True), err
 
 
 def test_a_second_run_does_nothing_again(tiny_recipe: Path, tiny_run: Path) -> None:
@@ -131,6 +154,49 @@ def test_validate_measures_anew_what_it_measured_before_and_replaces_nothing_els
     assert code == 2
     assert "nothing was overwritten" in err
     assert read_json(tmp_path / "v" / "validation.json")["latency_ms"]["engine"]["mean"] == times[1]
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> Path:
+    """A description of three frames to train on and one to validate on, all of class road."""
+    import cv2
+    import numpy as np
+
+    names = {"train": "abc", "val": "d"}
+    for split, stems in names.items():
+        for i, stem in enumerate(stems):
+            for kind, shape, value in (("i", (8, 12, 3), i + len(split)), ("m", (8, 12), 0)):
+                (tmp_path / kind / split).mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(tmp_path / kind / split / f"{stem}.png"), np.full(shape, value, np.uint8))
+    splits = "".join(f"  {s}: {{images: 'i/{s}/{{stem}}.png', masks: 'm/{s}/{{stem}}.png'}}\n" for s in names)
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"name: mine\nclasses: [{{name: road, colour: [9, 9, 9]}}]\nsplits:\n{splits}")
+    return file
+
+
+def test_a_contact_sheet_is_drawn_again_and_over_no_other_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], described: Path, tmp_path: Path
+) -> None:
+    sheet, notes = tmp_path / "sheet.png", tmp_path / "notes.png"
+    for _ in range(2):
+        code, _, err = call(monkeypatch, capsys, "data", "show", described, "--out", sheet)
+        assert code == 0, err
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    notes.write_text("mine")
+    for out, said in ((notes, "exists and is no picture"), (tmp_path, "is a folder; name a file in it")):
+        code, _, err = call(monkeypatch, capsys, "data", "show", described, "--out", out)
+        assert (code, f"--out: {out} {said}" in err) == (2, True)
+    assert notes.read_text() == "mine"
+
+
+def test_a_check_of_one_split_prints_that_split(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], described: Path
+) -> None:
+    code, out, _ = call(monkeypatch, capsys, "data", "check", f"{described}@val")
+    assert (code, out.splitlines()) == (0, ["val: 1 frames; road 100.00%, void 0.00%", "0 problems"])
+    (described.parent / "m/train/a.png").write_bytes(b"no image")
+    code, out, _ = call(monkeypatch, capsys, "data", "check", described)
+    assert (code, out.splitlines()[1].partition(";")[0]) == (2, "train: 2 of 3 frames")
 
 
 def test_what_lies_beside_the_out_folder_is_left_alone(
@@ -266,6 +332,13 @@ def test_imported_weights_label_the_sample_frames(
         (["weights", "import", "squeezenas", "nowhere.pth", "--out", "x"], "nowhere.pth"),
         (["validate", "nowhere", "--data", "street"], "nowhere"),
         (["no-such-verb"], "no-such-verb"),
+        (["data", "show", "my.yaml"], "dataset: my.yaml is not in "),
+        (["table", "measure", "no.json", "--input", "64x64", "--out", "t.json"], "arch: no.json is not in "),
+        (["table", "measure", "small", "--input", "64x64", "--out", "/etc/passwd/t.json"], "/etc/passwd is a file"),
+        (["table", "sum", "zoo:squeezenas-lat-small", "--table", "t.json"], "--table: t.json is not in "),
+        (["export", "zoo:squeezenas-mac-small", "--out", "/etc/passwd/x"], "--out: /etc/passwd/x can not lie there"),
+        (["weights", "import", "squeezenas", "/etc", "--out", "x"], "/etc is a folder; name the state dict"),
+        (["weights", "import", "squeezenas", "/etc/passwd", "--out", "x"], "weights_only=True: EOFError"),
     ],
 )
 def test_wrong_arguments_end_with_code_2_and_words(

@@ -244,5 +244,7 @@ def test_the_verb_takes_images_or_a_dataset(made: tuple[OnnxModel, Data], tmp_pa
     for arguments in ([], ["--frames", "x", "--data", "y"]):
         with pytest.raises(ValueError, match="one of them"):
             next(run(*arguments))
+    with pytest.raises(IsADirectoryError, match=rf"^--frames: .* is a folder; name its images, as in '{tmp_path}/\*\.png'"):
+        next(run("--frames", str(tmp_path)))
     with pytest.raises(FileNotFoundError, match="no file is called"):
         next(run("--frames", str(tmp_path / "*.jpg")))

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from edgesmith import models
+from edgesmith.models import cost
 from edgesmith.pipeline import recipe
+from edgesmith.pipeline.data.spec import Data
 from edgesmith.pipeline.search.fasterseg import FasterSegSearch
 from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
 
@@ -48,6 +54,10 @@ def test_every_field_has_a_sentence_and_can_be_set() -> None:
     assert (found["export.frame_hw"].default, found["derive.arch"].default) == ("required", "null")
     assert found["search.temperature"].default == "[5.0, 1.0]"
     assert found["pretrain"].type == "tuple[Train, ...]"
+    assert found["search.space"].type == "Literal['small', 'large', 'xlarge']"
+    assert found["derive.net"].type == "Literal['student', 'teacher', 'pruned_teacher']"
+    assert found["build.backends"].type.startswith("tuple[Literal['")
+    assert found["validate.backend"].type.endswith("'] or null")
     assert [key for key, f in found.items() if not f.doc] == []
 
 
@@ -197,6 +207,43 @@ def test_a_teacher_gets_the_recipes_dataset_and_the_exports_size(tmp_path: Path)
     assert resolved.search.input_hw == (64, 96)
     (tmp_path / "again.yaml").write_text(recipe.dump(resolved))
     assert recipe.read(str(tmp_path / "again.yaml")) == resolved
+
+
+@pytest.mark.parametrize("name", ["camvid-fasterseg", "fasterseg-cityscapes"])
+def test_networks_that_were_found_are_trained_without_searching_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for net in ("student", "teacher"):
+        Path(f"{net}.json").write_text(json.dumps(models.zoo(f"fasterseg-{net}").to_json()))
+    overrides = ["search=null", "derive.arch=student.json", "teacher.arch=teacher.json", "data.dataset=mine.yaml"]
+    resolved = recipe.read(name, overrides).resolved
+    assert resolved.search is None
+    assert resolved.teacher is not None
+    found = (resolved.derive.value, resolved.teacher.derive.value)
+    assert found == (models.zoo("fasterseg-student"), models.zoo("fasterseg-teacher"))
+    assert resolved.train.distil is not None
+    assert resolved.train.data == resolved.teacher.train.data == Data("mine.yaml")
+
+
+def test_the_recipes_of_the_documentations_commands_read() -> None:
+    text = "".join((Path(__file__).parents[2] / page).read_text() for page in ("README.md", "docs/data.md")).replace("\\\n", "")
+    commands = [shlex.split(line, comments=True) for line in re.findall(r"^edgesmith run .*$", text, re.MULTILINE)]
+    assert len(commands) > 8
+    for _, _, name, *options in commands:
+        recipe.read(name, [value for key, value in pairwise(options) if key == "--set"])
+
+
+def test_a_search_at_another_size_takes_target_and_weight_by_the_cost_there() -> None:
+    """As docs/data.md has them for 720x1280."""
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    told = {key: float(value) for key, value in re.findall(r"--set search\.(target\.T|latency_weight)=([\d.]+)", page)}
+    own, student = recipe.read("camvid-fasterseg").search, models.zoo("fasterseg-student")
+    assert isinstance(own, FasterSegSearch)
+    there, here = (cost.macs(student, models.Segmentation(19), hw) for hw in ((720, 1280), (360, 480)))
+    assert there / here == pytest.approx(5.4, abs=0.05)
+    assert told["target.T"] == pytest.approx(own.target.T * there / here, rel=0.15)
+    assert told["latency_weight"] == pytest.approx(own.latency_weight * here / there, rel=0.15)
 
 
 def test_the_latency_search_of_the_readme_presses_about_as_hard_as_its_recipe() -> None:

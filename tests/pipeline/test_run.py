@@ -206,6 +206,59 @@ def test_a_co_search_ends_in_a_bundle_whose_network_learnt_from_the_found_teache
     assert times == {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in times}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["search.resource=latency", "search.table=nosuch.json"],
+            r"^search\.table: nosuch\.json is not in .*; .*table measure",
+        ),
+        (
+            ["search=null", "derive.arch=nosuch.json", "teacher.arch=zoo:fasterseg-teacher"],
+            r"^derive\.arch: nosuch\.json is not",
+        ),
+        (["teacher.arch=nosuch.json"], r"^teacher\.arch: nosuch\.json is not in .*; name zoo:NAME or"),
+        (["teacher.arch=/tmp.json/x.json"], r"^teacher\.arch: /tmp\.json/x\.json does not exist; "),
+    ],
+)
+def test_files_that_a_recipe_names_and_that_are_not_there_are_named_by_their_field(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    (tmp_path / "r.yaml").write_text(COSEARCHING)
+    with pytest.raises(OSError, match=message):
+        run.preflight(recipe.read(str(tmp_path / "r.yaml"), overrides).resolved)
+
+
+def test_a_run_folder_below_a_file_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(PRETRAINED)
+    file = tmp_path / "r.yaml"
+    with pytest.raises(
+        NotADirectoryError, match=rf"^--out: {file}/a/b can not lie there, {file} is a file; name another place"
+    ):
+        run.run(recipe.read(str(file)), "r", file / "a" / "b", lambda event, **fields: None)
+
+
+def test_scales_of_the_teacher_and_of_a_co_searchs_phases_are_remarked_on(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(COSEARCHING)
+
+    def remarks(*overrides: str) -> list[str]:
+        return run.preflight(recipe.read(str(tmp_path / "r.yaml"), overrides).resolved)
+
+    small = "augment.scale=[0.25, 0.5]"
+    assert remarks() == []
+    assert remarks(f"search.pretrain.{small}", f"search.alternate.{small}", f"teacher.train.{small}") == [
+        f"{section}.augment.scale: 0.25 to 0.5 leaves out 1, at which {who}, of 64x96, sees frames of 64x96"
+        for section, who in (
+            ("search.pretrain", "the search's evaluation"),
+            ("search.alternate", "the search's evaluation"),
+            ("teacher.train", "the exported network"),
+        )
+    ]
+    large = ("data.frame_hw=[192, 256]", "export.frame_hw=[192, 256]")
+    assert remarks(f"search.alternate.{small}", "search.evaluate_hw=[96, 128]", *large) == []
+    assert remarks(f"search.pretrain.{small}", "search.pretrain.epochs=0") == []
+
+
 def test_a_co_search_that_cannot_start_is_refused_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(COSEARCHING)
     for override, message in (

@@ -77,7 +77,7 @@ def test_all_problems_come_at_once_each_with_its_line_key_and_value() -> None:
     text = "epochs: many\ncrop_hw: [1]\noptimiser:\n  kind: adamm\n  lrr: 3\nnames: [yes]\nema: 1\nzz: 0\n"
     assert problems_of(text) == [
         "r.yaml:1: epochs = many: needs a whole number",
-        "r.yaml:2: crop_hw = [1]: needs a list of 2, each a whole number",
+        "r.yaml:2: crop_hw = [1]: needs a list of 2, each a whole number, such as [360, 480]",
         "r.yaml:4: optimiser.kind = adamm: needs one of sgd, adamw; did you mean adamw?",
         "r.yaml:5: optimiser.lrr = 3: unknown key; did you mean optimiser.lr?",
         "r.yaml:6: names[0] = yes: is not text as it stands; put it in quotes",

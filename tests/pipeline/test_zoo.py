@@ -88,6 +88,20 @@ def test_a_network_is_counted_at_the_size_that_is_asked_for() -> None:
     assert found["params"] == 3_421_875
 
 
+def test_what_is_printed_is_compared_at_its_own_size() -> None:
+    published, smaller = (" ".join(call("fasterseg-student", *size).output.split()) for size in ((), ("--input", "360x480")))
+    said = published.partition(" difference ")[2].partition(" source ")[0]
+    assert "MACs " in said
+    assert f" difference {said}, at 1024x2048 source " in smaller
+
+
+@pytest.mark.parametrize("size", ["63x64", "64x16385", "999999x999999", f"{'9' * 5000}x64", "64", "64x64x64", "0x0", "६४x६४"])
+def test_a_size_is_within_what_export_takes(size: str) -> None:
+    done = call("fasterseg-student", "--input", size)
+    assert done.exit_code == 2
+    assert "each 64 to 16384, as in 360x480" in " ".join(done.output.split())
+
+
 def test_a_drawing_is_written_for_the_size_that_is_asked_for(tmp_path: Path) -> None:
     file = tmp_path / "pictures" / "student.svg"
     found = value("fasterseg-student", "--input", "360x480", "--draw", file)
@@ -95,6 +109,19 @@ def test_a_drawing_is_written_for_the_size_that_is_asked_for(tmp_path: Path) -> 
     words = ["".join(t.itertext()) for t in ET.parse(file).getroot().iter("{http://www.w3.org/2000/svg}text")]
     assert "fasterseg-student" in words
     assert "45x60" in words
+
+
+def test_a_drawing_is_drawn_again_and_over_no_other_file(tmp_path: Path) -> None:
+    drawing, text, hidden = (tmp_path / name for name in ("student.svg", "letter.txt", "letter.svg"))
+    for _ in range(2):
+        assert value("fasterseg-student", "--draw", drawing)["picture"] == str(drawing)
+    text.write_text(drawing.read_text())
+    hidden.write_text("Dear sir")
+    for file in (text, hidden):
+        before = file.read_text()
+        done = call("fasterseg-student", "--draw", file)
+        assert f"--draw: {file} exists and is no picture" in str(done.exception)
+        assert file.read_text() == before
 
 
 def test_an_unknown_name_gets_the_nearest_one() -> None:

@@ -52,6 +52,16 @@ def test_street_has_shares_and_no_problems() -> None:
     report = inspect(Data(frame_hw=(64, 96), train_frames=2, val_frames=1, test_frames=1))
     assert report.problems == ()
     assert sum(report.shares["train"].shares) > 0.5
+    assert report.frames == {"train": 2, "val": 1, "test": 1}
+
+
+def test_a_sample_of_the_street_and_masks_that_cannot_be_read_leave_frames_out(tmp_path: Path) -> None:
+    report = inspect(Data(frame_hw=(64, 96), train_frames=40, val_frames=1, test_frames=1))
+    assert (report.shares["train"].frames, report.frames["train"]) == (32, 40)
+    data = camvid(tmp_path)
+    (tmp_path / "labels/train/train2.png").write_bytes(b"not a png at all")
+    report = inspect(data)
+    assert (report.shares["train"].frames, report.frames["train"]) == (2, 3)
 
 
 def test_every_kind_of_problem_is_reported_at_once(tmp_path: Path) -> None:

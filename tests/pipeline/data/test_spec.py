@@ -84,6 +84,19 @@ def test_a_root_that_is_not_known_says_both_ways_to_give_it(tmp_path: Path, monk
         open_split(Data("camvid", root=str(tmp_path / "absent")), "val")
 
 
+def test_a_description_that_is_not_there_says_where_paths_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"^dataset: city\.yaml is not in .*; paths, .* start from the folder you run in"
+    ):
+        open_split(Data("city.yaml"), "val")
+    with pytest.raises(FileNotFoundError, match=r"^dataset: .*/absent\.yaml does not exist; "):
+        open_split(Data(str(tmp_path / "absent.yaml")), "val")
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"^dataset: folder\.yaml is a folder; "):
+        open_split(Data("folder.yaml"), "val")
+
+
 def test_street_splits_are_disjoint_for_all_seeds() -> None:
     seen = set()
     for seed in range(3):

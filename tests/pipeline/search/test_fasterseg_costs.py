@@ -131,7 +131,9 @@ def test_latency_needs_a_table_of_its_own_size() -> None:
     with pytest.raises(ValueError, match="table: latency needs a table"):
         costs(SPACE, TASK, "latency", HW)
     table = measured(SPACE, HW)
-    with pytest.raises(ValueError, match=r"is of 72x104 and 7 classes, the search of 64x64 and 7: .* measure RECIPE\.yaml$"):
+    with pytest.raises(
+        ValueError, match=r"is of 72x104 and 7 classes, the search of 64x64 and 7: .* RECIPE\.yaml --out table-64x64-7\.json$"
+    ):
         costs(SPACE, TASK, "latency", (64, 64), table)
     with pytest.raises(
         ValueError, match="is of 72x104 and 7 classes, the search of 72x104 and 5: edgesmith table measure RECIPE"
@@ -149,7 +151,7 @@ def test_a_table_with_holes_is_refused_with_their_number_the_first_and_the_comma
     with pytest.raises(ValueError, match=rf"t.json lacks {len(of_kind)} of the \d+ pieces of the space, first ") as refused:
         require_whole(holed, space, TASK, HW, NETS)
     assert repr(of_kind[0]) in str(refused.value)
-    assert "edgesmith table measure fasterseg --input 72x104 --classes 7 --out t.json" in str(refused.value)
+    assert "edgesmith table measure fasterseg --input 72x104 --classes 7 --threads 1 --out t.json" in str(refused.value)
 
 
 def test_a_search_of_a_student_alone_needs_no_piece_of_a_teacher() -> None:

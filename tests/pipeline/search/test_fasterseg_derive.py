@@ -278,7 +278,9 @@ def test_the_network_enters_the_key() -> None:
 
 
 def test_what_a_search_does_not_have_is_said(searched: SearchResult) -> None:
-    with pytest.raises(ValueError, match=r"derive\.budget: none of 3 sets of branches takes at most 1"):
+    with pytest.raises(
+        ValueError, match=r"derive\.budget: none of 3 sets of branches takes at most 1, .*; raise the budget, or "
+    ):
         Derive(budget=1).chosen(searched)
     found = read_logits(searched.path / "logits.json")
     write_logits(searched.path / "logits.json", Found(found.space, {"student": found.logits["student"]}, found.scores))
@@ -346,6 +348,7 @@ def test_the_verb_says_what_is_missing(
     assert "has no teacher, only student" in err
     code, _, err = call(monkeypatch, capsys, "derive", "fasterseg", "--logits", tmp_path / "none.json", "--out", out)
     assert code == 2
+    assert f"--logits: {tmp_path / 'none.json'} does not exist; a search leaves them" in err
     assert not out.exists()
 
 
@@ -391,3 +394,22 @@ def test_the_verb_derives_the_pruned_teacher_that_the_stage_does(
     arguments = ("derive", "fasterseg", "--logits", searched.path / "logits.json", "--net", "pruned_teacher", "--out", out)
     assert call(monkeypatch, capsys, *arguments)[0] == 0
     assert Arch.from_json(read_json(out)) == Derive(net="pruned_teacher").chosen(searched)
+
+
+def test_the_verb_writes_over_an_architecture_and_over_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], searched: SearchResult, tmp_path: Path
+) -> None:
+    logits, out = searched.path / "logits.json", tmp_path / "arch.json"
+    for net in ("student", "teacher"):
+        code, _, err = call(monkeypatch, capsys, "derive", "fasterseg", "--logits", logits, "--net", net, "--out", out)
+        assert (code, Arch.from_json(read_json(out)).name.split("-")[1]) == (0, net), err
+    for other in (logits, searched.path / "search.json", tmp_path / "photo.jpg", tmp_path / "list.json"):
+        if not other.exists():
+            other.write_bytes(b"\xff\xd8\xff" if other.suffix == ".jpg" else b'{"family": []}')
+        before = other.read_bytes()
+        code, _, err = call(monkeypatch, capsys, "derive", "fasterseg", "--logits", logits, "--out", other)
+        assert (code, other.read_bytes()) == (2, before)
+        assert f"--out: {other} exists and is no architecture; name another file, nothing was overwritten" in err
+    code, _, err = call(monkeypatch, capsys, "derive", "fasterseg", "--logits", logits, "--out", out / "below.json")
+    assert code == 2
+    assert f"--out: {out / 'below.json'} can not lie there, {out} is a file" in err

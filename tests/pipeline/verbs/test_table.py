@@ -72,7 +72,9 @@ def test_a_recipe_is_measured_for_its_own_space_and_the_search_can_start(
     assert json.loads(capsys.readouterr().out)["entries"] == len(table.entries)
     assert (table.input_hw, table.classes) == ((64, 96), 11)
     dataclasses.replace(search).require_startable()
-    with pytest.raises(ValueError, match=r"lacks \d+ of the \d+ pieces of the space, .* measure RECIPE\.yaml --out"):
+    with pytest.raises(
+        ValueError, match=r"lacks \d+ of the \d+ pieces of the space, .* measure RECIPE\.yaml --threads 1 --out"
+    ):
         dataclasses.replace(search, teacher=True).require_startable()
 
 
