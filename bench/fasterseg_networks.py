@@ -16,8 +16,7 @@ from edgesmith.pipeline.search.fasterseg_derive import derive
 from edgesmith.pipeline.search.fasterseg_space import Logits, Space
 
 if TYPE_CHECKING:
-    from edgesmith.calibration.fasterseg_1080ti import Gtx1080Ti
-    from edgesmith.calibration.table import Table
+    from edgesmith.calibration.fasterseg_1080ti import LatencyTable
 
 POOL = 20_000
 """Random networks that are looked at for such as take a given time."""
@@ -67,7 +66,7 @@ def as_fast_as(
     return [arch for _, arch in sorted(far.values(), key=lambda pair: pair[0])[:count]]
 
 
-def sensitivity(space: Space, task: Segmentation, hw: tuple[int, int], table: Table | Gtx1080Ti) -> dict[str, Any]:
+def sensitivity(space: Space, task: Segmentation, hw: tuple[int, int], table: LatencyTable) -> dict[str, Any]:
     """Table 2 of the paper by `table`, and the weights of Eq. 3 that footnote 1 makes of it."""
     from edgesmith.pipeline.search.fasterseg_latency import RelaxedLatency
 

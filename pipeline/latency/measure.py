@@ -16,6 +16,7 @@ import hashlib
 import shutil
 import statistics
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ from edgesmith.models.model import IMAGENET_MEAN
 from edgesmith.models.parts import Frame, Labels, Part
 from edgesmith.pipeline.artifacts import tool_versions
 from edgesmith.pipeline.events import Log, silent
-from edgesmith.pipeline.jobs import Result, run_jobs
+from edgesmith.pipeline.jobs import Processes, Result, run_jobs
 from edgesmith.pipeline.stage import locked
 
 from .timing import REPEATS, Stopwatch
@@ -48,15 +49,16 @@ LIBRARIES = ("numpy", "onnxruntime", "torch", "onnx", "onnxscript", "onnxsim")
 """Whose versions enter the fingerprint: one runs the graphs, the others make them."""
 
 
-def export_pieces(pieces: Mapping[str, Part], out: Path, *, log: Log = silent) -> int:
+def export_pieces(pieces: Mapping[str, Part], out: Path, *, workers: int = 1, log: Log = silent) -> int:
     """Export `pieces` beside the table `out` to be, so that `measure` need only time them; how many there are.
 
-    Stopped, it goes on where it was. Measuring removes the graphs when it ends. Raises BlockingIOError when another process
-    measures into `out`; RuntimeError, when all else is exported, if pieces could not be.
+    With more than one of `workers`, in so many processes. Stopped, it goes on where it was. Measuring removes the graphs when
+    it ends. Raises BlockingIOError when another process measures into `out`; RuntimeError, when all else is exported, if
+    pieces could not be.
     """
     scratch = _scratch(out)
     with locked(scratch):
-        exported = _exported(pieces, scratch, log)
+        exported = _exported(pieces, scratch, workers, log)
     _require_exported(exported, f"; to try again, remove {scratch / RECORD}")
     return len(exported)
 
@@ -70,11 +72,13 @@ def measure(
     backend: Backend = "onnxruntime",
     threads: int = 0,
     rounds: int = ROUNDS,
+    workers: int = 1,
     log: Log = silent,
 ) -> Table:
     """Measure `pieces` into the table `out`; entries that are finished there are left as they are.
 
     `threads` is the backend's, 0 for one a core. On a virtual machine that shares its cores, one thread has far steadier times.
+    `workers` processes export the pieces; they have ended when the first is timed.
 
     Raises ValueError before anything is measured when `out` is no table, was measured elsewhere or otherwise, or when the
     backend has no timing here; BlockingIOError when another process measures into it; RuntimeError, when all else is
@@ -91,7 +95,7 @@ def measure(
     with locked(scratch):
         table = _opened(out, table, machine)  # another process may have gone on with it until now
         table.write(out)
-        exported = _exported(missing, scratch, log)
+        exported = _exported(missing, scratch, workers, log)
         good = {k: _Piece(missing[k], _file(scratch, k), done.value) for k, done in exported.items() if done.error is None}
         table = _rounds(table, out, good, machine, log)
         shutil.rmtree(scratch)
@@ -108,13 +112,14 @@ def _scratch(out: Path) -> Path:
     return out.parent / f".{out.name}.graphs"
 
 
-def _exported(pieces: Mapping[str, Part], scratch: Path, log: Log) -> dict[str, Result]:
+def _exported(pieces: Mapping[str, Part], scratch: Path, workers: int, log: Log) -> dict[str, Result]:
     if (scratch / TOOLS).is_file() and read_json(scratch / TOOLS) != _tools():
         for stale in (scratch / RECORD, *scratch.glob("*.onnx")):  # a table says by what versions its graphs were made
             stale.unlink(missing_ok=True)
     write_json(scratch / TOOLS, _tools())
     jobs = {key: (part, _file(scratch, key)) for key, part in pieces.items()}
-    return run_jobs(_export, jobs, scratch / RECORD, log=log)
+    with Processes(workers) if workers > 1 else nullcontext() as executor:
+        return run_jobs(_export, jobs, scratch / RECORD, executor, log=log)
 
 
 def _require_exported(exported: Mapping[str, Result], advice: str = "") -> None:

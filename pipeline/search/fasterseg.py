@@ -48,8 +48,7 @@ from .fasterseg_space import LEAST_LAYERS, NETS, Net, Scales, Space
 from .resources import Resource, task_and_size
 
 if TYPE_CHECKING:
-    from edgesmith.calibration.fasterseg_1080ti import Gtx1080Ti
-    from edgesmith.calibration.table import Table
+    from edgesmith.calibration.fasterseg_1080ti import LatencyTable
     from edgesmith.models.parts import Part
 
 LAYERS_FOR_SCALE = (3, 5, 8)
@@ -261,7 +260,7 @@ class FasterSegSearch:
         return found
 
     @cached_property
-    def _table(self) -> Table | Gtx1080Ti:
+    def _table(self) -> LatencyTable:
         from edgesmith.calibration.fasterseg_1080ti import open_table
 
         return open_table(Path(str(self.table)))

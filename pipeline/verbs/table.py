@@ -33,6 +33,13 @@ def table() -> None:
     help="Engine that runs it; only onnxruntime can be timed so far.",
 )
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the engine. Default: one a core.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that export pieces side by side, half a GB each; they have ended before anything is timed.",
+)
 @json_option
 def table_measure(
     space: str,
@@ -42,6 +49,7 @@ def table_measure(
     overrides: tuple[str, ...],
     backend: Any,
     threads: int,
+    workers: int,
     as_json: bool,
 ) -> None:
     """Time every piece that the networks of SPACE are made of.
@@ -59,7 +67,7 @@ def table_measure(
     require_folder_above(out, "--out")
     with viewing(sys.stderr) as view:
         pieces, task, hw = _wanted(space, classes, input_hw, overrides)
-        options = {"backend": backend, "threads": threads, "log": _staged(view)}
+        options = {"backend": backend, "threads": threads, "workers": workers, "log": _staged(view)}
         measured = measure(pieces, out, input_hw=hw, classes=task.classes, **options)
     result = {"table": str(out), "digest": measured.digest, "entries": len(measured.entries), **spread(measured)}
     show_result({**result, "machine": measured.fingerprint.to_json()}, as_json)

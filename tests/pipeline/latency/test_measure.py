@@ -289,6 +289,15 @@ def test_pieces_that_were_exported_before_are_only_timed(tmp_path: Path, monkeyp
     assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
 
 
+def test_processes_export_the_same_graphs_side_by_side(tmp_path: Path) -> None:
+    pieces = dict(list(distinct([ARCH], TASK, HW).items())[:3])
+    assert measure.export_pieces(pieces, tmp_path / "one.json") == 3
+    assert measure.export_pieces(pieces, tmp_path / "two.json", workers=2) == 3
+    one, two = ({f.name: f.read_bytes() for f in (tmp_path / f".{n}.json.graphs").glob("*.onnx")} for n in ("one", "two"))
+    assert len(one) == 3
+    assert one == two
+
+
 def test_a_table_of_another_kind_is_not_gone_on_with(measured: Table, tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     pieces = distinct([ARCH], TASK, HW)
