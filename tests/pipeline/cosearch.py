@@ -59,6 +59,8 @@ def make_cosearch(
     networks = history[-1].get("networks", [])
     summary = {
         "method": "fasterseg",
+        "version": 7,
+        "train_split": "0" * 64,
         "space": space.to_json(),
         "resource": "latency",
         "unit": "ms",
