@@ -148,22 +148,21 @@ def new_folder(final: Path) -> Iterator[Path]:
         _clear_if_dead(left)
     temporary, lock = _temporary_beside(final)
     try:
-        try:
-            yield temporary
-        finally:
-            os.close(lock)
+        yield temporary
         temporary.chmod(0o755)
         fsync_tree(temporary)
         if not final.exists():
             os.replace(temporary, final)
         elif _exchange(temporary, final):
-            shutil.rmtree(temporary)
+            shutil.rmtree(temporary, ignore_errors=True)  # another may be clearing what was there before
         else:
             _replace_in_two_steps(temporary, final)
         _fsync_folder(final.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
 
 
 def _temporary_beside(final: Path) -> tuple[Path, int]:
@@ -184,7 +183,7 @@ def _clear_if_dead(folder: Path) -> None:
     """Remove a temporary folder unless its writer lives."""
     try:
         lock = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # cleared by another, or another user's
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

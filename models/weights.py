@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -151,6 +152,21 @@ def guess_squeezenas(path: Path) -> SqueezeNas:
     return arch
 
 
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What torch raises for a file that is no checkpoint: its first bytes are taken for instructions."""
+
+
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name the state dict that the authors released, a .pth file")
@@ -160,7 +176,7 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols: either it loads or it does not
             value = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as e:
+    except _UNREADABLE as e:
         why = str(e)[:200] or type(e).__name__
         raise ValueError(f"{path} is not a checkpoint that torch reads with weights_only=True: {why}") from None
     if not isinstance(value, dict) or not value or not all(isinstance(v, Tensor) for v in value.values()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, overload
 
 from edgesmith import models
@@ -12,6 +11,7 @@ from edgesmith.deploy.files import existing_file, read_json, sha256_json, write_
 from edgesmith.models.arch import Arch
 
 from .artifacts import Architecture, SearchResult, Slot
+from .data.spec import user_path
 from .search.fasterseg_derive import OUTCOMES, Outcome, Target, choose_scales, derived, source_of
 from .search.fasterseg_space import read_logits
 from .search.pareto import choose
@@ -57,7 +57,7 @@ class Derive:
             raise ValueError("derive.arch: no architecture is named; zoo:NAME or the path of a .json file")
         if self.arch.startswith("zoo:"):
             return models.zoo(self.arch.removeprefix("zoo:"))
-        path = existing_file(Path(self.arch), "arch", "name zoo:NAME or a file that `edgesmith derive` wrote")
+        path = existing_file(user_path("arch", self.arch), "arch", "name zoo:NAME or a file that `edgesmith derive` wrote")
         try:
             return Arch.from_json(read_json(path))
         except ValueError as e:

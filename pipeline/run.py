@@ -20,7 +20,7 @@ from . import recipe as recipes
 from .artifacts import Architecture, Artifact, BundleFolder, OnnxModel, SearchResult, Validation, Weights, tool_versions
 from .data.augment import Augment
 from .data.dataset import Split
-from .data.spec import Data, open_split, splits
+from .data.spec import Data, open_split, splits, user_path
 from .derive import Derive
 from .events import EventLog
 from .export import Export
@@ -263,7 +263,8 @@ def _named_arch(derive: Derive, section: str) -> Arch:
 def _require_searchable(search: SqueezeNasSearch | FasterSegSearch, budget: float | None) -> None:
     """Raise ValueError or OSError unless the search can start and, as far as can be known, find a network within the budget."""
     if search.table is not None:
-        existing_file(Path(search.table), "search.table", "`edgesmith table measure RECIPE --out TABLE.json` makes one")
+        fix = "`edgesmith table measure RECIPE --out TABLE.json` makes one"
+        existing_file(user_path("search.table", search.table), "search.table", fix)
     search.require_startable()
     if budget is None or not isinstance(search, SqueezeNasSearch):
         return

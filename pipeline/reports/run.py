@@ -292,7 +292,10 @@ class RunFolder:
 
     def _architecture(self, name: str) -> Arch | None:
         value = self.json(f"{name}/arch.json")
-        return None if value is None else Arch.from_json(value)
+        try:
+            return None if value is None else Arch.from_json(value)
+        except (ValueError, TypeError) as e:
+            raise ValueError(f"{self.path / name / 'arch.json'}: {e}") from None
 
     @cached_property
     def arch(self) -> Arch | None:

@@ -84,6 +84,9 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def spread(total: int, wanted: int | None) -> list[int]:
-    """Indices of `wanted` (default: all) of `total` frames, evenly spread."""
+    """Indices of `wanted` (default: all) of `total` frames, evenly spread: of as many equal parts the first each.
+
+    `data.choose.spread` takes both ends: another choice, by which other numbers were measured.
+    """
     wanted = total if wanted is None else min(wanted, total)
     return [i * total // wanted for i in range(wanted)]

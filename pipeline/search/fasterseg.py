@@ -32,14 +32,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edgesmith.deploy.files import read_json
 from edgesmith.models.arch import Segmentation
 from edgesmith.pipeline.artifacts import SearchResult, Slot, open_artifact
 from edgesmith.pipeline.data.augment import Augment
-from edgesmith.pipeline.data.spec import Data, open_split, splits_digest
+from edgesmith.pipeline.data.spec import Data, open_split, splits_digest, user_path
 from edgesmith.pipeline.training.optim import Optim
 
 from .fasterseg_costs import Costs, costs, pieces, require_whole
@@ -235,7 +234,7 @@ class FasterSegSearch:
 
     def open_pretrained(self) -> SearchResult:
         """The search that `pretrained` names, checked. Raises FileNotFoundError or ValueError saying what to name instead."""
-        folder = Path(str(self.pretrained))
+        folder = user_path("search.pretrained", str(self.pretrained))
         if not folder.is_dir():
             raise FileNotFoundError(f"search.pretrained: {folder} is not a folder; name another search's, as in RUN/search")
         found = open_artifact(SearchResult, folder)
@@ -263,7 +262,7 @@ class FasterSegSearch:
     def _table(self) -> LatencyTable:
         from edgesmith.calibration.fasterseg_1080ti import open_table
 
-        return open_table(Path(str(self.table)))
+        return open_table(user_path("search.table", str(self.table)))
 
     def __call__(self, slot: Slot) -> SearchResult:
         """Search. Goes on from the checkpoints in the slot's scratch folder when they belong to the same key.

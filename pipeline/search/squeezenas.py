@@ -27,13 +27,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edgesmith.models.arch import Segmentation
 from edgesmith.pipeline.artifacts import SearchResult, Slot
 from edgesmith.pipeline.data.augment import Augment
-from edgesmith.pipeline.data.spec import Data, open_split, splits_digest
+from edgesmith.pipeline.data.spec import Data, open_split, splits_digest, user_path
 from edgesmith.pipeline.training.optim import Optim
 
 from .resources import Resource, task_and_size
@@ -158,7 +157,7 @@ class SqueezeNasSearch:
     def _table(self) -> Table:
         from edgesmith.calibration.table import Table
 
-        return Table.read(Path(str(self.table)))
+        return Table.read(user_path("search.table", str(self.table)))
 
     def __call__(self, slot: Slot) -> SearchResult:
         """Search. Goes on from the checkpoint in the slot's scratch folder when that belongs to the same key.

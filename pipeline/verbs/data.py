@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .options import PATH, is_picture, json_option, require_writable, show_result
+from .options import PATH, is_png, json_option, require_writable, show_result
 
 
 @click.group()
@@ -35,7 +35,7 @@ def data_show(spec: str, out: Path | None, count: int, seed: int, as_json: bool)
     split_name = split_name or "train"
     split = open_split(parsed, split_name)
     target = out or Path(f"{Path(parsed.dataset).stem}-{split_name}.png")
-    require_writable("--out", target, "picture", is_picture)
+    require_writable("--out", target, "PNG", is_png)
     shares = class_shares(split)
     write_bytes(target, png(contact_sheet(split, count, seed, shares)))
     show_result({"dataset": parsed.dataset, "split": split_name, **shares.to_json(), "picture": str(target)}, as_json)

@@ -38,8 +38,6 @@ class SizeType(click.ParamType):  # type: ignore[type-arg]  # older click has no
 SIZE = SizeType()
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
-PICTURES = {".png": b"\x89PNG\r\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff", ".svg": b"<svg"}
-"""How the files begin that have these names."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 
 
@@ -58,10 +56,19 @@ def require_writable(option: str, out: Path, what: str, holds: Callable[[Path], 
         raise ValueError(f"{option}: {out} exists and is no {what}; name another file, nothing was overwritten")
 
 
-def is_picture(path: Path) -> bool:
-    """Whether the file is one by its name and its beginning."""
+def is_png(path: Path) -> bool:
+    """Whether the file begins as a PNG does."""
+    return _begins(path, b"\x89PNG\r\n")
+
+
+def is_svg(path: Path) -> bool:
+    """Whether the file begins as drawings of networks do."""
+    return _begins(path, b"<svg")
+
+
+def _begins(path: Path, beginning: bytes) -> bool:
     with path.open("rb") as f:
-        return path.suffix.lower() in PICTURES and f.read(16).startswith(tuple(PICTURES.values()))
+        return f.read(len(beginning)) == beginning
 
 
 def alone(
@@ -77,13 +84,14 @@ def alone(
     from edgesmith.pipeline.stage import is_current, stage_key, standalone_slot
 
     key = stage_key(stage, given)
-    if not is_current(kind(out), key):
+    current = is_current(kind(out), key)
+    if not current:
         require_free(out)
-    elif not anew:
+    if current and not anew:
         click.echo(f"{out} is up to date; nothing was done", err=True)
-        return
-    with viewing(sys.stderr) as view:
-        stage(given, standalone_slot(out, stage, key, view, scratch))
+    else:
+        with viewing(sys.stderr) as view:
+            stage(given, standalone_slot(out, stage, key, view, scratch))
     if scratch is not None:
         shutil.rmtree(scratch, ignore_errors=True)
 

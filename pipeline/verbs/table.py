@@ -89,7 +89,8 @@ def table_sum(arch: str, path: Path, as_json: bool) -> None:
     from edgesmith.models import Segmentation
     from edgesmith.pipeline.derive import Derive
 
-    read = open_table(existing_file(path, "--table", f"edgesmith table measure {arch} --input HxW --out {path} makes it"))
+    fix = f"edgesmith table measure {arch} --input HxW --classes N --out {path} makes it"
+    read = open_table(existing_file(path, "--table", fix))
     network = Derive(arch).value
     task = Segmentation(read.classes)
     total = read.total(network, task, arch)
@@ -143,7 +144,10 @@ def _pieces(space: str, task: Any, input_hw: tuple[int, int]) -> dict[str, Any]:
         return fasterseg_costs.pieces(Space(), task, input_hw)
     if found := [name for name in SPACES if name == space]:
         return squeezenas_costs.pieces(squeezenas(found[0]), task, input_hw)
-    return distinct([Derive(space).value], task, input_hw)
+    try:
+        return distinct([Derive(space).value], task, input_hw)
+    except (FileNotFoundError, IsADirectoryError) as e:
+        raise type(e)(f"SPACE: {str(e).removeprefix('arch: ')}") from None
 
 
 def _staged(view: Any) -> Any:

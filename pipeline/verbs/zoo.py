@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .options import FILE, SIZE, is_picture, require_writable
+from .options import FILE, SIZE, is_svg, require_writable
 
 
 @click.command()
@@ -42,7 +42,7 @@ def zoo(name: str | None, input_hw: tuple[int, int] | None, picture: Path | None
         raise ValueError(f"NAME: {name} is not a published network's; for an architecture in a file: edgesmith show {name}")
     name = name.removeprefix("zoo:")
     if picture is not None:
-        require_writable("--draw", picture, "picture", is_picture)
+        require_writable("--draw", picture, "SVG", is_svg)
     value = networks.detail(name, input_hw)
     if picture is not None:
         from edgesmith.deploy.files import write_text

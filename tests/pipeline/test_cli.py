@@ -183,7 +183,7 @@ def test_a_contact_sheet_is_drawn_again_and_over_no_other_file(
         assert code == 0, err
     assert sheet.read_bytes().startswith(b"\x89PNG")
     notes.write_text("mine")
-    for out, said in ((notes, "exists and is no picture"), (tmp_path, "is a folder; name a file in it")):
+    for out, said in ((notes, "exists and is no PNG"), (tmp_path, "is a folder; name a file in it")):
         code, _, err = call(monkeypatch, capsys, "data", "show", described, "--out", out)
         assert (code, f"--out: {out} {said}" in err) == (2, True)
     assert notes.read_text() == "mine"
@@ -333,12 +333,13 @@ def test_imported_weights_label_the_sample_frames(
         (["validate", "nowhere", "--data", "street"], "nowhere"),
         (["no-such-verb"], "no-such-verb"),
         (["data", "show", "my.yaml"], "dataset: my.yaml is not in "),
-        (["table", "measure", "no.json", "--input", "64x64", "--out", "t.json"], "arch: no.json is not in "),
+        (["table", "measure", "no.json", "--input", "64x64", "--out", "t.json"], "SPACE: no.json is not in "),
         (["table", "measure", "small", "--input", "64x64", "--out", "/etc/passwd/t.json"], "/etc/passwd is a file"),
         (["table", "sum", "zoo:squeezenas-lat-small", "--table", "t.json"], "--table: t.json is not in "),
         (["export", "zoo:squeezenas-mac-small", "--out", "/etc/passwd/x"], "--out: /etc/passwd/x can not lie there"),
         (["weights", "import", "squeezenas", "/etc", "--out", "x"], "/etc is a folder; name the state dict"),
-        (["weights", "import", "squeezenas", "/etc/passwd", "--out", "x"], "weights_only=True: EOFError"),
+        (["weights", "import", "squeezenas", "empty", "--out", "x"], "weights_only=True: EOFError"),
+        (["weights", "import", "squeezenas", "text", "--out", "x"], "weights_only=True: "),
     ],
 )
 def test_wrong_arguments_end_with_code_2_and_words(
@@ -349,7 +350,9 @@ def test_wrong_arguments_end_with_code_2_and_words(
     said: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").touch()
+    (tmp_path / "text").write_text("root:x:0:0")
     code, _, err = call(monkeypatch, capsys, *arguments)
     assert code == 2
     assert said in err
-    assert not list(tmp_path.iterdir())
+    assert {p.name for p in tmp_path.iterdir()} == {"empty", "text"}

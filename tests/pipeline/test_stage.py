@@ -230,6 +230,22 @@ def test_what_killed_processes_left_is_cleared_and_what_another_is_writing_is_no
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
+def test_a_folder_is_held_until_it_is_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush = files.fsync_tree
+
+    def another_writes(folder: Path) -> None:
+        monkeypatch.setattr(files, "fsync_tree", flush)
+        with new_folder(tmp_path / "x") as other:
+            (other / "theirs").touch()
+        flush(folder)
+
+    monkeypatch.setattr(files, "fsync_tree", another_writes)
+    with new_folder(tmp_path / "x") as folder:
+        (folder / "ours").touch()
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["ours"]
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_folder_is_replaced_with_nothing_left_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool

@@ -112,16 +112,16 @@ def test_a_drawing_is_written_for_the_size_that_is_asked_for(tmp_path: Path) -> 
 
 
 def test_a_drawing_is_drawn_again_and_over_no_other_file(tmp_path: Path) -> None:
-    drawing, text, hidden = (tmp_path / name for name in ("student.svg", "letter.txt", "letter.svg"))
+    drawing, letter, photograph = (tmp_path / name for name in ("student.svg", "letter.svg", "photograph.png"))
     for _ in range(2):
         assert value("fasterseg-student", "--draw", drawing)["picture"] == str(drawing)
-    text.write_text(drawing.read_text())
-    hidden.write_text("Dear sir")
-    for file in (text, hidden):
-        before = file.read_text()
+    letter.write_text("Dear sir")
+    photograph.write_bytes(b"\x89PNG\r\n\x1a\n")
+    for file in (letter, photograph):
+        before = file.read_bytes()
         done = call("fasterseg-student", "--draw", file)
-        assert f"--draw: {file} exists and is no picture" in str(done.exception)
-        assert file.read_text() == before
+        assert f"--draw: {file} exists and is no SVG" in str(done.exception)
+        assert file.read_bytes() == before
 
 
 def test_an_unknown_name_gets_the_nearest_one() -> None:

@@ -291,6 +291,9 @@ def test_each_image_has_its_own_sample_and_noise_depends_on_the_place_alone(monk
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first, second)
     assert torch.equal(first, again)
+    rng = np.random.default_rng((s.search.seed, 1, 2, squeezenas_loop.STEP_NOISE))
+    noise = torch.from_numpy(-np.log(-np.log(1 - rng.uniform(size=first.shape))))  # Gumbel's, from where his distribution ends
+    torch.testing.assert_close(first, (noise / s.temperature).softmax(-1).float())
 
 
 def test_samples_differ_begin_with_the_most_probable_and_end_where_there_are_no_more() -> None:
