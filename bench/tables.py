@@ -5,6 +5,7 @@ A table stands between `<!-- table NAME -->` and `<!-- end -->`.
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 import sys
@@ -294,8 +295,20 @@ def supernet_step(found: dict[str, Any]) -> str:
 
 def fasterseg_step(found: dict[str, Any]) -> str:
     steps = ("weight", "architecture", "pretrain")
-    rows = [[step, name, *sides(found.get(key, {}).get(step))] for step in steps for key, name in SETTINGS.items()]
+    rows = []
+    for step, (key, name) in itertools.product(steps, SETTINGS.items()):
+        row = found.get(key, {}).get(step)
+        rows.append([step, name, *sides(row)])
+        if row is not None and "plain_lean_s" in row:
+            rows.append([f"{step}, plain without weights' gradients", name, *lean_sides(row)])
     return markdown(["step", "setting", *SIDES], rows)
+
+
+def lean_sides(row: dict[str, Any]) -> list[str]:
+    """The plain step that leaves out what the supernet's does, beside it; ratios of medians."""
+    plain_s, plain_gib, fast_s, fast_gib = (row[f"{side}_{unit}"] for side in ("plain_lean", "fast") for unit in ("s", "gib"))
+    shown = [f"{v:.2f}" for v in (plain_s, plain_gib, fast_s, fast_gib)]
+    return [*shown, f"{plain_s / fast_s:.2f}", f"{plain_gib / fast_gib:.2f}"]
 
 
 def sides(row: dict[str, Any] | None) -> list[str]:
