@@ -71,7 +71,7 @@ def batch(n: int = 2) -> tuple[Tensor, Tensor]:
     return torch.randn(n, 3, *HW), torch.randint(0, TASK.classes, (n, *HW))
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", ["small", "large", pytest.param("xlarge", marks=pytest.mark.slow)])
 def test_step_is_the_plain_step(name: SpaceName) -> None:
     fast, plain = (net.double() for net in both(name))
     x, labels = batch()
