@@ -102,9 +102,9 @@ def ablation(settings: Sequence[Setting]) -> str:
         rate = None if not s.latency_ms else 1e3 / s.latency_ms
         numbers = [number(s.latency_ms, 2), number(rate, 1), number(s.gmacs, 3), number(s.params and s.params / 1e6, 3)]
         body.append([clean(s.name), _scored(s), *numbers, number(miou, 1), number(fps, 1)])
-    head = ("setting", "mIoU", "measured, ms", "FPS", "GMACs", "M parameters", "paper: mIoU, %", "paper: FPS")
+    head = ("setting", "mIoU", "measured, ms", "FPS", "GMACs", "M params", "paper: mIoU", "FPS")
     words = (
-        "mIoU is the mean over the seeds, with the distance from the smallest to the largest. The paper's numbers are of "
+        "mIoU is the mean over the seeds, and how far the smallest is from the largest. The paper's (mIoU in %) are of "
         "Cityscapes at 1024x2048 on a GTX 1080 Ti: what can be compared is the order of the rows."
     )
     shown = figure(chart) if len(points) > 1 else ""
@@ -115,5 +115,5 @@ def _scored(s: Setting) -> str:
     if not s.mious:
         return NOT_RUN
     seeds = f"{len(s.mious)} seed{'s' * (len(s.mious) > 1)}"
-    spread = f", spread {100 * (max(s.mious) - min(s.mious)):.2f}" if len(s.mious) > 1 else ""
+    spread = f", {100 * (max(s.mious) - min(s.mious)):.2f} apart" if len(s.mious) > 1 else ""
     return f'{percent(s.miou, 2)} <span class="soft small">({seeds}{spread})</span>'

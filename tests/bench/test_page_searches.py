@@ -38,7 +38,7 @@ def test_the_searches_of_a_study_stand_on_one_page_with_its_ablation(runs: tuple
     assert not any("drawn under" in text for text in found)  # these runs trained, and the page has no such sections
     assert all("Student, branches to" in text and "Teacher, branches to" in text for text in found)
     said = page.text["ablation"]
-    assert "42.00 % (2 seeds, spread 2.00)" in said.replace("\u00a0", " ")
+    assert "42.00 % (2 seeds, 2.00 apart)" in said.replace("\u00a0", " ")
     assert "not run" in said
     assert "163.9" in said
     assert "coupled: coupled latency term" in next(text for i, text in page.text.items() if i.startswith("collapse"))
