@@ -143,12 +143,12 @@ CELLS = ((0, 8, 12, True), (1, 32, 8, True), (2, 64, 6, False))
 
 
 @pytest.mark.parametrize(("scale", "cin", "side", "down"), CELLS)
-@pytest.mark.parametrize("form", ["direct", "winograd"])
+@pytest.mark.parametrize("form", ["direct", "product"])
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-11), (torch.float32, 1e-5)])
 def test_cell_is_the_plain_cell(
     scale: int, cin: int, side: int, down: bool, form: str, dtype: torch.dtype, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conv3x3, "WINOGRAD_PIXELS", 1 if form == "winograd" else 10**9)
+    monkeypatch.setattr(conv3x3, "SMALL_PIXELS", 10**9 if form == "product" else 0)
     torch.manual_seed(0)
     rate = 8 * 2**scale
     cell = Supercell(OPERATORS, 2 * rate, (1, 2), rate, down).to(memory_format=torch.channels_last)
