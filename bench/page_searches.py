@@ -104,7 +104,7 @@ def ablation(settings: Sequence[Setting]) -> str:
         body.append([clean(s.name), _scored(s), *numbers, number(miou, 1), number(fps, 1)])
     head = ("setting", "mIoU", "measured, ms", "FPS", "GMACs", "M params", "paper: mIoU", "FPS")
     words = (
-        "mIoU is the mean over the seeds, and how far the smallest is from the largest. The paper's (mIoU in %) are of "
+        "mIoU is the mean over the seeds, and how far the smallest is from the largest. The paper's numbers (mIoU in %) are of "
         "Cityscapes at 1024x2048 on a GTX 1080 Ti: what can be compared is the order of the rows."
     )
     shown = figure(chart) if len(points) > 1 else ""
