@@ -52,6 +52,8 @@ class Rule:
 RADIUS = {"dot": 3.5, "fill": 4, "best": 6, "hoop": 7}
 _LETTER = 6.6
 """Width of a letter, about."""
+_APART = (-45, 53, -65, 73)
+"""How far below its point a name may stand that a line leads to."""
 
 
 def scatter(
@@ -135,7 +137,8 @@ def legend(entries: Sequence[tuple[str, str]], width: int) -> tuple[list[str], i
 
 
 def _names(points: Sequence[Point], frame: Frame) -> list[str]:
-    """Names beside their points, where they cover no other point or name as far as there is such a place."""
+    """Names beside their points, where they cover no other point or name as far as there is such a place; a line leads to those
+    that stand apart."""
     taken = [(frame.x(p.x) - 5, frame.y(p.y) - 5, frame.x(p.x) + 5, frame.y(p.y) + 5) for p in points]
     parts = []
     for p in points:
@@ -143,10 +146,12 @@ def _names(points: Sequence[Point], frame: Frame) -> list[str]:
             continue
         x, y, wide = frame.x(p.x), frame.y(p.y), _LETTER * len(p.name)
         places = [(x + 10, y + 4), (x - 10 - wide, y + 4)]
-        places += [(x - wide * share, y + down) for down in (-11, 19, -25, 33) for share in (0.5, 0.0, 1.0)]
+        places += [(x - wide * share, y + down) for down in (-11, 19, -25, 33, *_APART) for share in (0.5, 0.0, 1.0)]
         places = [q for q in places if q[0] >= frame.left and q[0] + wide <= frame.width - RIGHT] or places
         left, base = next((q for q in places if not any(_meet(_box(q, wide), t) for t in taken)), places[0])
         taken.append(_box((left, base), wide))
+        if abs(base - y) > min(map(abs, _APART)) - 1:
+            parts.append(f'<path class="even" d="M{x:.1f} {y:.1f}V{base + 3 if base < y else base - 12:.1f}"/>')
         parts.append(f'<text class="name" x="{left:.1f}" y="{base:.1f}">{clean(p.name)}</text>')
     return parts
 

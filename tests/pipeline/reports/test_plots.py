@@ -28,6 +28,14 @@ def test_names_beside_points_cover_no_point_and_no_other_name() -> None:
             assert abs(a[1] - b[1]) > 10 or abs(a[0] - b[0]) > 55
 
 
+def test_a_name_that_finds_no_place_beside_its_point_stands_apart_with_a_line() -> None:
+    points = [Point(10 + 0.1 * i, 50, "", f"a network with a long name {i}") for i in range(7)]
+    svg = scatter([Series("networks", "fill", [*points, Point(90, 60, "")])], "latency, ms", "mIoU, %")
+    heights = [float(y) for y in re.findall(r'class="name" x="[\d.]+" y="([\d.]+)">a network', svg)]
+    assert len({*heights}) == len(points)
+    assert svg.count('class="even"') == 2
+
+
 def test_rules_end_at_the_edge_of_the_plot() -> None:
     points = [Point(2, 8, "a"), Point(9, 3, "b")]
     rules = [Rule("equal", 1, 0, "even"), Rule("steep", 4, -3, "mark"), Rule("outside", 1, 50, "mark")]
