@@ -49,7 +49,7 @@ CAMVID = Study(
     training=Train(  # the recipe camvid-fasterseg's, with fewer epochs
         data=Data("camvid"),
         input_hw=HW,
-        epochs=20,
+        epochs=30,
         batch=8,
         optim=Optim(optimizer="adamw", lr=0.002, warmup=0.05, weight_decay=0.02),
         ema=0.997,
@@ -58,7 +58,7 @@ CAMVID = Study(
         aux_weight=0.2,
         precision="bf16",
         augment=Augment(crop_hw=(240, 320), scale=(0.6, 1.6), brightness=0.25, contrast=0.25, saturation=0.25, hue=0.02),
-        val_every=20,
+        val_every=30,
         keep="last",
     ),
 )

@@ -159,7 +159,8 @@ class Train:
     optim: Optim = field(default_factory=Optim)
     """Optimizer, and the course of its learning rate over the training."""
     ema: float | None = None
-    """Decay a step of the moving average of the weights that is validated and kept; null to keep the weights themselves."""
+    """Decay a step of the moving average of the weights that is validated and kept; null to keep the weights themselves. Step t,
+    from 0, has at most (1 + t) / (10 + t), so that the average looks back at a tenth of a short training, not at its beginning."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA; fp32 on CPU, where depthwise networks train no faster in bf16 (docs/measurements.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -172,7 +173,7 @@ class Train:
     """Which epoch's weights go on to the next stage; both are kept."""
     checkpoint_seconds: float = field(default=60.0, metadata={"identity": False})
     """Time between checkpoints within an epoch; each epoch ends with one. Does not change the result."""
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         limits: list[tuple[bool, str, str]] = [

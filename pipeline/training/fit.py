@@ -108,6 +108,7 @@ class Training:
         if self.trainer.averaged is not self.trainer.module:
             for k, v in self.trainer.averaged.state_dict().items():
                 yield f"average/{k}", v
+            yield "averagings", self.trainer.averagings
         for k, v in optimizer_state(self.trainer.optimizer):
             yield f"optimizer/{k}", v
 
@@ -128,6 +129,7 @@ class Trainer:
         self.module: Any = self.placement.module(module).train()
         self.teacher: Any = None if teacher is None else self.placement.module(teacher).eval().requires_grad_(False)
         self.averaged = self.module
+        self.averagings = torch.zeros((), dtype=torch.int64)
         if train.ema is not None:
             self.averaged = _copy_of(self.module).eval()
         self.best: dict[str, Tensor] = {}
@@ -184,7 +186,10 @@ class Trainer:
         return losses.ohem(logits, labels, self.weight, threshold=t.ohem_threshold, min_kept=t.ohem_min_kept)
 
     @torch.no_grad()
-    def _average(self, decay: float) -> None:
+    def _average(self, most: float) -> None:
+        done = int(self.averagings)
+        decay = min(most, (1 + done) / (10 + done))
+        self.averagings += 1
         average = self.averaged.state_dict()
         now = self.module.state_dict()
         floats = [k for k, v in now.items() if v.is_floating_point()]

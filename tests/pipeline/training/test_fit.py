@@ -70,6 +70,25 @@ def test_a_stopped_training_goes_on_to_the_same_weights_bit_for_bit(
     assert parts.digest == whole.digest
 
 
+def test_the_moving_average_forgets_where_a_short_training_began() -> None:
+    train = dataclasses.replace(TINY, ema=0.98)
+    module = torch.nn.Conv2d(1, 1, 1)
+    trainer = Trainer(train, module, torch.device("cpu"), None)
+    expected, weight = 5.0, trainer.module.weight
+    with torch.no_grad():
+        trainer.averaged.weight.fill_(expected)
+        for step in range(500):
+            weight.fill_(step)
+            decay = min(0.98, (1 + step) / (10 + step))
+            expected = decay * expected + (1 - decay) * step
+            trainer._average(0.98)
+            if step == 49:
+                assert trainer.averaged.weight.item() == pytest.approx(expected, rel=1e-5)
+                assert 40 < expected < 49
+    assert trainer.averaged.weight.item() == pytest.approx(expected, rel=1e-5)
+    assert 499 - expected == pytest.approx(0.98 / 0.02, rel=0.15)
+
+
 def test_a_checkpoint_of_another_training_is_not_taken_up(arch: Architecture, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     with pytest.raises(KeyboardInterrupt):
