@@ -159,8 +159,8 @@ class Train:
     optim: Optim = field(default_factory=Optim)
     """Optimizer, and the course of its learning rate over the training."""
     ema: float | None = None
-    """Decay a step of the moving average of the weights that is validated and kept; null to keep the weights themselves. Step t,
-    from 0, has at most (1 + t) / (10 + t): the average looks back at a tenth of a short training, not at its beginning."""
+    """Decay a step of the moving average of the weights that is validated and kept; null to keep the weights themselves. Step
+    t, from 0, has at most (1 + t) / (10 + t): the average looks back at a tenth of a short training, not at its beginning."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA; fp32 on CPU, where depthwise networks train no faster in bf16 (docs/measurements.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
