@@ -102,6 +102,8 @@ class Study:
     evaluate_every: int
     training: Train
     """Of every network, from scratch."""
+    teacher_epochs: int
+    """The teacher's training takes so many epochs instead: it is no part of a comparison, and must be ahead of its students."""
     table_rounds: int = 5
     networks: int = 60
     fitted: int = 10
@@ -313,9 +315,10 @@ class Study:
         return self.folder / ("student" if t == STUDENT else t.job.replace(",", "").replace(" ", "-"))
 
     def stage(self, t: Training) -> Train:
-        """The same for all but seed and teacher."""
+        """The same for all but seed and teacher, and the teacher's own longer."""
         distil = Distil(str(self.folder_of(TEACHER) / "train")) if t.distilled else None
-        return replace(self.training, seed=t.seed, distil=distil)
+        epochs = self.teacher_epochs if t == TEACHER else self.training.epochs
+        return replace(self.training, seed=t.seed, distil=distil, epochs=epochs, val_every=epochs)
 
     def train(self, t: Training) -> dict[str, Any]:
         """One network from scratch, and its mIoU on the test split."""
@@ -333,7 +336,7 @@ class Study:
             "distilled": t.distilled,
             "seed": t.seed,
             "arch_digest": arch.digest,
-            "epochs": self.training.epochs,
+            "epochs": self.stage(t).epochs,
             "loss": last["loss"],
             "val_miou": last["val_miou"],
             "test_miou": evaluate(models.load(weights.path), open_split(self.data, "test"), self.hw),

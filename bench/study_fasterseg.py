@@ -58,9 +58,9 @@ CAMVID = Study(
         aux_weight=0.2,
         precision="bf16",
         augment=Augment(crop_hw=(240, 320), scale=(0.6, 1.6), brightness=0.25, contrast=0.25, saturation=0.25, hue=0.02),
-        val_every=30,
         keep="last",
     ),
+    teacher_epochs=70,
 )
 
 

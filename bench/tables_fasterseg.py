@@ -19,7 +19,7 @@ ABLATION: dict[str, tuple[str, tuple[float, float] | None]] = {
     "S: O, s, χ; b = 2": ("student", (70.5, 163.9)),
     "T → pruned T": (f"pruned teacher{DISTILLED}", (66.1, 146.7)),
     "T → S (FasterSeg)": (f"student{DISTILLED}", (73.1, 163.9)),
-    "T itself": ("teacher", None),
+    "T itself, trained longer": ("teacher", None),
     "S of the search without decoupling": ("student without decoupling", None),
     "random, as fast as S by the table: 1": ("random 1", None),
     "random, 2": ("random 2", None),

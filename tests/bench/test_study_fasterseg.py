@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from edgesmith.bench import fasterseg_networks, study, tables_fasterseg
-from edgesmith.bench.fasterseg_jobs import SEARCHES, TRAININGS, Study
+from edgesmith.bench.fasterseg_jobs import SEARCHES, TEACHER, TRAININGS, Study
 from edgesmith.bench.fasterseg_networks import LEAN, WEIGHT, as_fast_as, random_students, sensitivity
 from edgesmith.bench.page_fasterseg import write_page
 from edgesmith.bench.study_fasterseg import CAMVID
@@ -60,6 +60,11 @@ def test_every_job_stands_behind_what_it_needs_and_has_a_place_of_its_own() -> N
     searched = {CAMVID.folder_of_search(name) for name in SEARCHES}
     assert len(searched) == 2
     assert not searched & {CAMVID.folder_of(t) for t in TRAININGS}
+
+
+def test_all_networks_but_the_teacher_are_trained_equally_long() -> None:
+    assert {CAMVID.stage(t).epochs for t in TRAININGS if t != TEACHER} == {CAMVID.training.epochs}
+    assert CAMVID.stage(TEACHER).epochs == CAMVID.teacher_epochs
 
 
 @pytest.mark.parametrize(("name", "missing"), [(name, need) for name, job in JOBS.items() for need in job.needs])
@@ -194,6 +199,7 @@ TOY = replace(
     epochs=2,
     evaluate_every=1,
     training=Train(data=STREET, input_hw=HW, epochs=1, batch=2, augment=CROPS, keep="last"),
+    teacher_epochs=2,
     table_rounds=1,
     networks=6,
     fitted=3,
