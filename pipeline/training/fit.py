@@ -130,6 +130,7 @@ class Trainer:
         self.teacher: Any = None if teacher is None else self.placement.module(teacher).eval().requires_grad_(False)
         self.averaged = self.module
         self.averagings = torch.zeros((), dtype=torch.int64)
+        """How often the moving average took the weights in; a tensor, so that a checkpoint holds it."""
         if train.ema is not None:
             self.averaged = _copy_of(self.module).eval()
         self.best: dict[str, Tensor] = {}
