@@ -17,7 +17,7 @@ from edgesmith import models
 from edgesmith.bench import study
 from edgesmith.bench.fasterseg_networks import LEAN, as_fast_as, random_students, sensitivity
 from edgesmith.bench.study import Job
-from edgesmith.bench.tables_fasterseg import DISTILLED, SEEDS
+from edgesmith.bench.tables_fasterseg import DISTILLED, RELEASED, SEEDS
 from edgesmith.bench.whole_networks import WholeNetworks, against_table
 from edgesmith.calibration.fasterseg_1080ti import open_table
 from edgesmith.calibration.table import Table
@@ -48,32 +48,37 @@ PUBLISHED_MS, T_MS = 5.702, 8.3
 """On the authors' GTX 1080 Ti: the sum of the published student in their table, and T of Eq. 5."""
 
 
+TEACHING = {"": None, DISTILLED: Distil(), RELEASED: Distil(divergence="teacher_student", per="class")}
+"""Name -> how a network learns from the teacher of seed 0 beside the labels."""
+
+
 @dataclass(frozen=True)
 class Training:
     """One training of a network that was derived."""
 
     network: str
     seed: int
-    distilled: bool = False
-    """Learns from the teacher of seed 0 beside the labels."""
+    teaching: str = ""
+    """A name in TEACHING."""
 
     @property
     def name(self) -> str:
-        return f"{self.network}{DISTILLED * self.distilled}, seed {self.seed}"
+        return f"{self.network}{self.teaching}, seed {self.seed}"
 
     @property
     def job(self) -> str:
         return f"train {self.name}"
 
 
-TEACHER, STUDENT = Training("teacher", 0), Training("student", 0, distilled=True)
+TEACHER, STUDENT = Training("teacher", 0), Training("student", 0, DISTILLED)
 TRAININGS = (
     TEACHER,
     *(Training("student", seed) for seed in SEEDS),
-    *(Training("student", seed, distilled=True) for seed in SEEDS),
+    *(Training("student", seed, DISTILLED) for seed in SEEDS),
     *(Training(name, seed) for name in (UNDECOUPLED, *RANDOM) for seed in SEEDS),
     # The paper trains the pruned teacher with distillation too (section 4.3).
-    Training("pruned teacher", 0, distilled=True),
+    Training("pruned teacher", 0, DISTILLED),
+    *(Training("student", seed, RELEASED) for seed in SEEDS),
 )
 """What is to be shown first comes first."""
 
@@ -135,7 +140,7 @@ class Study:
             "time the networks": Job(self.time_derived, needs=("derive", "export the networks"), timing=True),
         }
         for t in TRAININGS:
-            needs = ("derive", TEACHER.job) if t.distilled else ("derive",)
+            needs = ("derive", TEACHER.job) if t.teaching else ("derive",)
             every[t.job] = Job(partial(self.train, t), needs=needs, one_thread=True, limit_minutes=LIMIT)
         every["student's bundle"] = Job(self.bundle, needs=(STUDENT.job,), timing=True, limit_minutes=LIMIT)
         return every
@@ -316,7 +321,8 @@ class Study:
 
     def stage(self, t: Training) -> Train:
         """The same for all but seed and teacher, and the teacher's own longer."""
-        distil = Distil(str(self.folder_of(TEACHER) / "train")) if t.distilled else None
+        teaching = TEACHING[t.teaching]
+        distil = None if teaching is None else replace(teaching, weights=str(self.folder_of(TEACHER) / "train"))
         epochs = self.teacher_epochs if t == TEACHER else self.training.epochs
         return replace(self.training, seed=t.seed, distil=distil, epochs=epochs, val_every=epochs)
 
@@ -333,7 +339,7 @@ class Study:
         last = read_json(weights.path / "history.json")[-1]
         return {
             "network": t.network,
-            "distilled": t.distilled,
+            "distilled": bool(t.teaching),
             "seed": t.seed,
             "arch_digest": arch.digest,
             "epochs": self.stage(t).epochs,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgesmith.bench.page_searches import Setting, compare_searches
-from edgesmith.bench.tables_fasterseg import ABLATION, DISTILLED, Rows, known, row, scores
+from edgesmith.bench.tables_fasterseg import ABLATION, Rows, known, row, scores
 from edgesmith.pipeline.reports.compare import Measured, TableCheck
 
 
@@ -24,7 +24,7 @@ def settings(rows: Rows) -> list[Setting]:
     """The rows of Table 3, and the networks that the student is held against."""
     found = []
     for name, (trained, paper) in ABLATION.items():
-        n, mious = known(rows, trained.removesuffix(DISTILLED)), list(scores(rows, trained).values())
+        n, mious = known(rows, trained), list(scores(rows, trained).values())
         found.append(Setting(name, mious, n.get("median_ms"), n.get("gmacs"), n.get("params"), paper))
     return found
 

@@ -22,6 +22,7 @@ from edgesmith.bench.fasterseg_jobs import SEARCHES, TEACHER, TRAININGS, Study
 from edgesmith.bench.fasterseg_networks import LEAN, WEIGHT, as_fast_as, random_students, sensitivity
 from edgesmith.bench.page_fasterseg import write_page
 from edgesmith.bench.study_fasterseg import CAMVID
+from edgesmith.bench.tables_fasterseg import DISTILLED, RELEASED
 from edgesmith.bench.whole_networks import against_table
 from edgesmith.calibration.table import Table
 from edgesmith.deploy.files import write_json
@@ -65,6 +66,13 @@ def test_every_job_stands_behind_what_it_needs_and_has_a_place_of_its_own() -> N
 def test_all_networks_but_the_teacher_are_trained_equally_long() -> None:
     assert {CAMVID.stage(t).epochs for t in TRAININGS if t != TEACHER} == {CAMVID.training.epochs}
     assert CAMVID.stage(TEACHER).epochs == CAMVID.teacher_epochs
+
+
+def test_what_learns_from_the_teacher_differs_in_nothing_else() -> None:
+    stages = {t.teaching: CAMVID.stage(t) for t in TRAININGS if (t.network, t.seed) == ("student", 0)}
+    assert {replace(stage, distil=None) for stage in stages.values()} == {stages[""]}
+    divergences = {name: stage.distil and (stage.distil.divergence, stage.distil.per) for name, stage in stages.items()}
+    assert divergences == {"": None, DISTILLED: ("student_teacher", "pixel"), RELEASED: ("teacher_student", "class")}
 
 
 @pytest.mark.parametrize(("name", "missing"), [(name, need) for name, job in JOBS.items() for need in job.needs])
@@ -120,7 +128,7 @@ def rows() -> list[dict[str, Any]]:
     ]
     for i, t in enumerate(TRAININGS):
         miou = 0.3 + 0.01 * i
-        found.append({"job": t.job, "network": t.network, "distilled": t.distilled, "seed": t.seed, "test_miou": miou})
+        found.append({"job": t.job, "network": t.network, "distilled": bool(t.teaching), "seed": t.seed, "test_miou": miou})
     return [*found, {"job": "student's bundle", "test_miou": 0.4, "torch_miou": 0.4, "pixel_agreement": 1.0}]
 
 
