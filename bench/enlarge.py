@@ -12,10 +12,10 @@ import argparse
 from functools import partial
 
 import numpy as np
-import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgesmith.bench.rounds import summary, wall_ms
+from edgesmith.deploy.engines.onnxruntime import SessionOptions, open_session
 from edgesmith.deploy.engines.turns import blocks_ms
 from edgesmith.pipeline.graphs import graph
 
@@ -42,12 +42,7 @@ def resize(classes: int, low: tuple[int, int], high: tuple[int, int], *, classes
 
 
 def measure(models: dict[str, ModelProto], logits: np.ndarray, rounds: int, threads: int) -> None:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    sessions = {
-        name: onnxruntime.InferenceSession(m.SerializeToString(), options, ["CPUExecutionProvider"])
-        for name, m in models.items()
-    }
+    sessions = {name: open_session(m.SerializeToString(), SessionOptions(threads)) for name, m in models.items()}
     labels = {name: s.run(None, {"logits": logits})[0] for name, s in sessions.items()}
     taken = blocks_ms({name: wall_ms(partial(s.run, None, {"logits": logits})) for name, s in sessions.items()}, rounds)
     plain = np.array(taken["resize"])

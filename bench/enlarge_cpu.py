@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from edgesmith.bench.rounds import summary, wall_ms
-from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, SessionOptions, session_options
+from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, SessionOptions, open_session
 from edgesmith.deploy.engines.onnxruntime_split import SplitOnnxRuntimeEngine
 from edgesmith.deploy.engines.turns import blocks_ms, inference
 from edgesmith.deploy.files import write_json
@@ -55,8 +54,7 @@ def alone(threads: int, rounds: int) -> list[dict[str, Any]]:
     for classes, low, hw in CASES:
         matrices = [graph.bilinear(a, b, True) for a, b in zip(low, hw, strict=True)]
         model = graph.enlarging(classes, (matrices[0], matrices[1])).model.SerializeToString()
-        options = session_options(onnxruntime, SessionOptions(threads=threads))
-        session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+        session = open_session(model, SessionOptions(threads))
         labels = np.empty(hw, np.uint8)
         with CpuEnlargement(classes, low, hw, threads=threads) as enlarge:
             for kind in ("regions", "noise"):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgesmith.models.arch import Segmentation
 from edgesmith.pipeline.data.halves import halves
-from edgesmith.pipeline.data.spec import open_split
+from edgesmith.pipeline.data.spec import named, open_split
 from edgesmith.pipeline.search.fasterseg import FasterSegSearch
 from edgesmith.pipeline.search.fasterseg_loop import Searching
 from edgesmith.pipeline.search.fasterseg_relaxed import Relaxed
@@ -28,9 +28,7 @@ def gradients(search: FasterSegSearch, batches: int) -> dict[str, Any]:
     it all batches have in common, estimated from pairs of them; `decoupled` and `coupled`: the latency term's, with lambda such
     that operators, resolutions and widths, each alone, move the term by 1 in all.
     """
-    if search.data is None:
-        raise ValueError("search.data: no dataset is named")
-    split = open_split(search.data, "train")
+    split = open_split(named(search.data, "search.data"), "train")
     torch.manual_seed(search.seed)
     searching = Searching(search, Segmentation(len(split.labels.names)), torch.device("cpu"))
     searching.take_pretrained()

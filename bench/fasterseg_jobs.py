@@ -19,8 +19,8 @@ from edgesmith.bench.fasterseg_networks import LEAN, as_fast_as, random_students
 from edgesmith.bench.study import Job
 from edgesmith.bench.tables_fasterseg import DISTILLED, RELEASED, SEEDS
 from edgesmith.bench.whole_networks import WholeNetworks, against_table
-from edgesmith.calibration.fasterseg_1080ti import open_table
 from edgesmith.calibration.table import Table
+from edgesmith.calibration.tables import open_table
 from edgesmith.deploy.files import read_json, write_json
 from edgesmith.models.arch import Arch, Segmentation
 from edgesmith.models.cost import macs, params
@@ -29,7 +29,7 @@ from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.derive import Derive
 from edgesmith.pipeline.events import view_for
 from edgesmith.pipeline.export import Export
-from edgesmith.pipeline.latency.measure import export_pieces, measure, spread
+from edgesmith.pipeline.latency.measure import export_pieces, measure, timing_errors
 from edgesmith.pipeline.recipe import Recipe
 from edgesmith.pipeline.run import run as run_recipe
 from edgesmith.pipeline.search import fasterseg_costs
@@ -183,7 +183,7 @@ class Study:
             rounds=self.table_rounds,
             log=self._view("timing"),
         )
-        return {"entries": len(table.entries), "rounds": table.rounds, "digest": table.digest, **spread(table)}
+        return {"entries": len(table.entries), "rounds": table.rounds, "digest": table.digest, **timing_errors(table)}
 
     def to_be_timed(self) -> list[Arch]:
         return list(itertools.islice(random_students(self.pretraining, 1, lean=0.0), self.networks))

@@ -16,7 +16,7 @@ from edgesmith.pipeline.search.fasterseg_derive import derive
 from edgesmith.pipeline.search.fasterseg_space import Logits, Space
 
 if TYPE_CHECKING:
-    from edgesmith.calibration.fasterseg_1080ti import LatencyTable
+    from edgesmith.calibration.tables import LatencyTable
 
 POOL = 20_000
 """Random networks that are looked at for such as take a given time."""

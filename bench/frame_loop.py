@@ -12,7 +12,6 @@ while and slow the other down, and caches hold what the other left there.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from edgesmith import models
 from edgesmith.bench.rounds import size, summary
 from edgesmith.deploy.engines.onnxruntime import OnnxRuntimeEngine, SessionOptions
+from edgesmith.deploy.files import write_json
 from edgesmith.models.model import Model, read_model
 from edgesmith.pipeline.artifacts import Slot
 from edgesmith.pipeline.data.street import render
@@ -108,7 +108,7 @@ def main() -> None:
         print(f"  {name:12s} " + " ".join(f"{found[key][p]:8.2f}" for p in ("p10", "p50", "p90")))
     print(f"  labels equal: {found['label_agreement']:.6f} of all pixels")
     if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(given.json, found)
 
 
 if __name__ == "__main__":

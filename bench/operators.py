@@ -11,7 +11,6 @@ of the same round.
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgesmith.bench.rounds import summary, wall_ms
-from edgesmith.deploy.engines.onnxruntime import processor
+from edgesmith.deploy.engines.onnxruntime import SessionOptions, open_session, processor
 from edgesmith.deploy.engines.turns import blocks_ms
+from edgesmith.deploy.files import write_json
 from edgesmith.models.ops import ZoomedConv
 from edgesmith.pipeline.export import module_graph
 
@@ -68,13 +68,9 @@ def counted(module: nn.Module) -> dict[str, Any]:
 
 def measure(modules: dict[str, nn.Module], rounds: int, threads: int) -> dict[str, list[float]]:
     """Milliseconds by operator, one a round: the median of its block."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or the last one's threads slow the next
-    sessions = {}
-    for name, module in modules.items():
-        graph = module_graph(module, ((CHANNELS, HEIGHT, WIDTH),))
-        sessions[name] = onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"])
+    options = SessionOptions(threads, spinning=False)  # or the last one's threads slow the next
+    graphs = {name: module_graph(module, ((CHANNELS, HEIGHT, WIDTH),)) for name, module in modules.items()}
+    sessions = {name: open_session(graph.SerializeToString(), options) for name, graph in graphs.items()}
     x = np.random.default_rng(0).normal(size=(1, CHANNELS, HEIGHT, WIDTH)).astype(np.float32)
     runs = {name: wall_ms(partial(s.run, None, {s.get_inputs()[0].name: x})) for name, s in sessions.items()}
     return blocks_ms(runs, rounds, BLOCK, warm_up=1)
@@ -113,7 +109,7 @@ def main() -> None:
             "processor": processor(),
             "rows": rows,
         }
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(given.json, found)
 
 
 if __name__ == "__main__":

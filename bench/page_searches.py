@@ -22,7 +22,7 @@ from edgesmith.pipeline.reports.compare import (
     table_chart,
 )
 from edgesmith.pipeline.reports.html import searched
-from edgesmith.pipeline.reports.page import clean, figure, guarded, note, number, page, percent, table
+from edgesmith.pipeline.reports.page import clean, figure, guarded, number, page, percent, table
 from edgesmith.pipeline.reports.plots import Point, Series, scatter
 from edgesmith.pipeline.reports.run import RunFolder
 
@@ -88,8 +88,6 @@ def compare_searches(
 
 def ablation(settings: Sequence[Setting]) -> str:
     """The settings as a chart of mIoU against latency, and as Table 3."""
-    if not settings:
-        return note("Nothing was run yet.")
     points = [
         Point(s.latency_ms, 100 * s.miou, f"{s.name}: mIoU {percent(s.miou, 2)}, {s.latency_ms:.2f} ms", s.name)
         for s in settings

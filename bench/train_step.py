@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from edgesmith import models
+from edgesmith.deploy.files import write_json
 from edgesmith.pipeline.data.street import StreetSplit
 from edgesmith.pipeline.train import Train
 from edgesmith.pipeline.training.device import keep_freed_memory
@@ -89,7 +89,7 @@ def main() -> None:
         names = f"{v[0]} {'channels_last' if v[1] else 'NCHW':13s} {'kept' if v[2] else 'given back':10s}"
         print(f"  {names} {row['step_s']:7.3f} s   {ratio.min():5.2f} - {np.median(ratio):5.2f} - {ratio.max():5.2f} x")
     if given.json:
-        given.json.write_text(json.dumps({"network": given.network, "rows": rows}, indent=1) + "\n")
+        write_json(given.json, {"network": given.network, "rows": rows})
 
 
 if __name__ == "__main__":

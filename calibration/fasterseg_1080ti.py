@@ -23,7 +23,7 @@ from edgesmith.deploy.files import read_json, sha256_json
 from edgesmith.models.arch import Arch, Segmentation
 from edgesmith.models.parts import Arm, BranchCell, FasterSegStem, Frame, Head, Join, Labels, Part, parts
 
-from .table import Table, Total
+from .table import Total
 
 Key: TypeAlias = "tuple[str | int, ...]"
 """(operator, H, W, input channels, output channels, stride, kernel) of an entry; what one does not have is 0."""
@@ -129,21 +129,6 @@ class Gtx1080Ti:
             said = ", ".join(f"{name} {v}" for name, v in zip(KEYS, key[1:], strict=True) if v)
             raise ValueError(f"{self.source} has no entry for {part.key!r}, there called {key[0]} with {said}")
         return self.times_ms[key]
-
-
-LatencyTable: TypeAlias = Table | Gtx1080Ti
-"""What a search reads latencies from."""
-
-
-def open_table(path: Path) -> LatencyTable:
-    """The latency table in `path`: one that was measured here, or the authors' released one, told by its fields.
-
-    Raises FileNotFoundError, or ValueError naming the file, the field and what it must be.
-    """
-    value = read_json(path)
-    if isinstance(value, dict) and "runtime" in value and "format" not in value:
-        return Gtx1080Ti.from_json(value, str(path))
-    return Table.read(path)
 
 
 def _entry(row: Any, source: str) -> tuple[Key, float]:

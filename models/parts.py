@@ -1,6 +1,6 @@
 """The pieces that an engine runs one after another, as plain data: what a cost table has one entry each for.
 
-The costs of a network are modelled as the sum over its pieces, each independent of the others (SqueezeNAS, section 3.3). A
+The costs of a network are modelled as the sum over its pieces, each independent of the others (SqueezeNAS, section 4.3). A
 piece is said by its operator and the sizes that it takes, so that networks, and the candidates of a search, share pieces.
 Two pieces belong to the engine and to no family: `frame`, which normalises the camera's picture, and `labels`, which enlarges
 the logits and takes the argmax.

@@ -36,7 +36,7 @@ from edgesmith.deploy.images import in_colour_order
 from edgesmith.deploy.meta import Meta
 
 from .artifacts import OnnxModel, Slot, exported_from
-from .data.choose import spread, stratified
+from .data.choose import end_to_end, stratified
 from .data.spec import Data, open_split, splits, splits_digest
 from .events import Log
 from .frames import Frames, label_table
@@ -168,12 +168,15 @@ class Calibrate:
             chosen = stratified(train.split, self.frames, self.seed)
             journal.put("chosen", chosen)
         left = sorted(set(range(len(train.split))) - set(chosen))
-        sources = {"train": spread(left, self.held_out)}
+        sources = {"train": end_to_end(left, self.held_out)}
         opened = {"train": train}
         if "val" in self._splits:
             opened["val"] = self._open("val", meta)
             half = self.held_out // 2
-            sources = {"val": spread(list(range(len(opened["val"].split))), self.held_out - half), "train": spread(left, half)}
+            sources = {
+                "val": end_to_end(list(range(len(opened["val"].split))), self.held_out - half),
+                "train": end_to_end(left, half),
+            }
         turns = zip_longest(*([(name, i) for i in indices] for name, indices in sources.items()))
         held = [(name, Pick(opened[name], i)) for turn in turns for name, i in filter(None, turn)]
         if not held:

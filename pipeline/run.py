@@ -20,7 +20,7 @@ from . import recipe as recipes
 from .artifacts import Architecture, Artifact, BundleFolder, OnnxModel, SearchResult, Validation, Weights, tool_versions
 from .data.augment import Augment
 from .data.dataset import Split
-from .data.spec import Data, open_split, splits, user_path
+from .data.spec import Data, named, open_split, splits, user_path
 from .derive import Derive
 from .events import EventLog
 from .export import Export
@@ -231,10 +231,9 @@ def _hw(hw: tuple[int, ...]) -> str:
 
 def _require_trainable(train: Train, section: str) -> Split:
     """The train split. Raises ValueError or OSError unless it and the val split can be read and a batch can be filled."""
-    if train.data is None:
-        raise ValueError(f"{section}.data: no dataset is named")
-    split = open_split(train.data, "train")
-    open_split(train.data, "val")
+    data = named(train.data, f"{section}.data")
+    split = open_split(data, "train")
+    open_split(data, "val")
     if len(split) < train.batch:
         raise ValueError(f"{section}.batch: {train.batch} frames a step, but the train split has only {len(split)}")
     if train.distil is not None and train.distil.weights is not None:

@@ -26,7 +26,7 @@ from edgesmith.deploy.bundle import Bundle, check_golden
 from edgesmith.deploy.engines import BACKENDS, PRECISIONS, Backend, Engine, Precision
 from edgesmith.deploy.files import write_json
 from edgesmith.pipeline.artifacts import BundleFolder, Slot, Validation, Weights, open_artifact, open_weights_of
-from edgesmith.pipeline.data.choose import spread
+from edgesmith.pipeline.data.choose import end_to_end
 from edgesmith.pipeline.data.dataset import Sample, Split
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.events import Log
@@ -163,7 +163,7 @@ def _measure(engine: Engine, frames: Frames, warmup: int, log: Log) -> _Measured
         frames.arrange(frames.split[0].frame, buffer)
     for _ in range(warmup):
         engine.infer(buffer)
-    chosen = spread(list(range(frames.count)), SHOWN)
+    chosen = end_to_end(list(range(frames.count)), SHOWN)
     for index in range(frames.count):
         start = time.perf_counter()
         sample = frames.split[index]

@@ -157,13 +157,13 @@ def open_session(model: str | bytes, options: SessionOptions, refusal: str | Non
     """
     ort = library()
     try:
-        return ort.InferenceSession(model, session_options(ort, options), providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model, _session_options(ort, options), providers=["CPUExecutionProvider"])
     except failures(ort) as e:
         refusal = refusal or f"ONNX Runtime {ort.__version__} does not take the graph"
         raise ValueError(f"{refusal}: {e}") from e
 
 
-def session_options(ort: ModuleType, options: SessionOptions) -> Any:
+def _session_options(ort: ModuleType, options: SessionOptions) -> Any:
     o = ort.SessionOptions()
     o.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     o.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

@@ -35,7 +35,7 @@ def stratified(split: Split, count: int, seed: int) -> list[int]:
     return sorted(chosen)
 
 
-def spread(indices: list[int], count: int) -> list[int]:
+def end_to_end(indices: list[int], count: int) -> list[int]:
     """`count` of `indices`, evenly spread from first to last; all, where there are no more."""
     at = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
     return [indices[i] for i in at]

@@ -87,6 +87,13 @@ def splits(data: Data) -> tuple[str, ...]:
     return tuple(open_files(data).listings)
 
 
+def named(data: Data | None, field: str) -> Data:
+    """`data`. Raises ValueError naming the recipe's field where there is none."""
+    if data is None:
+        raise ValueError(f"{field}: no dataset is named")
+    return data
+
+
 def open_split(data: Data, split: str) -> Split:
     """The split, ready to read. Raises ValueError or OSError in the user's words: no such split, no root, files missing."""
     if data.dataset != "street":

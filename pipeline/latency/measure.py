@@ -234,7 +234,7 @@ def _shape(port: ValueInfoProto) -> Shape:
     return c, h, w
 
 
-def spread(table: Table) -> dict[str, float]:
+def timing_errors(table: Table) -> dict[str, float]:
     """Errors of the entries as percent of their times: the middle one and the largest, entries of under 10 us left out."""
     errors = [100 * e.error_ms / e.median_ms for e in table.entries.values() if e.median_ms >= 0.01]
     return {"error_percent": statistics.median(errors), "largest_error_percent": max(errors)} if errors else {}

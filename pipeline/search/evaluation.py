@@ -47,7 +47,7 @@ def whole_frames(split: Split, count: int, input_hw: tuple[int, int] | None, pla
     frame has no variance then. Crops would not do: a map of the deepest scale is a few pixels wide on them,
     and much of it padding, so that its statistics do not hold for whole frames.
     """
-    samples = [split[i] for i in spread(len(split), count)]
+    samples = [split[i] for i in evenly(len(split), count)]
     height, width = input_hw or split[0].label.shape
     frames = [resized(placement.batch(Batch(s.frame[None], s.label[None]))[0], (height, width)) for s in samples]
     batches = -(-len(frames) // TOGETHER)
@@ -83,10 +83,10 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
         module.train(training)
 
 
-def spread(total: int, wanted: int | None) -> list[int]:
+def evenly(total: int, wanted: int | None) -> list[int]:
     """Indices of `wanted` (default: all) of `total` frames, evenly spread: of as many equal parts the first each.
 
-    `data.choose.spread` takes both ends: another choice, by which other numbers were measured.
+    `data.choose.end_to_end` takes both ends: another choice, by which other numbers were measured.
     """
     wanted = total if wanted is None else min(wanted, total)
     return [i * total // wanted for i in range(wanted)]

@@ -38,7 +38,7 @@ from edgesmith.deploy.files import read_json
 from edgesmith.models.arch import Segmentation
 from edgesmith.pipeline.artifacts import SearchResult, Slot, open_artifact
 from edgesmith.pipeline.data.augment import Augment
-from edgesmith.pipeline.data.spec import Data, open_split, splits_digest, user_path
+from edgesmith.pipeline.data.spec import Data, named, open_split, splits_digest, user_path
 from edgesmith.pipeline.training.optim import Optim
 
 from .fasterseg_costs import Costs, costs, pieces, require_whole
@@ -47,7 +47,7 @@ from .fasterseg_space import LEAST_LAYERS, NETS, Net, Scales, Space
 from .resources import Resource, task_and_size
 
 if TYPE_CHECKING:
-    from edgesmith.calibration.fasterseg_1080ti import LatencyTable
+    from edgesmith.calibration.tables import LatencyTable
     from edgesmith.models.parts import Part
 
 LAYERS_FOR_SCALE = (3, 5, 8)
@@ -213,9 +213,7 @@ class FasterSegSearch:
 
     def require_startable(self) -> None:
         """Raise ValueError or OSError naming the field unless dataset, table and earlier pretraining let the search begin."""
-        if self.data is None:
-            raise ValueError("search.data: no dataset is named")
-        frames = len(open_split(self.data, "train")) // 2
+        frames = len(open_split(named(self.data, "search.data"), "train")) // 2
         phases = {"alternate": self.alternate, **({"pretrain": self.pretrain} if self.pretrained is None else {})}
         for name, phase in phases.items():  # one of 0 epochs too: its batches are made all the same
             if frames < phase.batch:
@@ -260,7 +258,7 @@ class FasterSegSearch:
 
     @cached_property
     def _table(self) -> LatencyTable:
-        from edgesmith.calibration.fasterseg_1080ti import open_table
+        from edgesmith.calibration.tables import open_table
 
         return open_table(user_path("search.table", str(self.table)))
 

@@ -23,7 +23,7 @@ from .fasterseg_space import NETS, RATES, Net, Space
 from .resources import COUNTED, UNITS, Resource, fitting, measuring
 
 if TYPE_CHECKING:
-    from edgesmith.calibration.fasterseg_1080ti import LatencyTable
+    from edgesmith.calibration.tables import LatencyTable
     from edgesmith.models.trace import Conv
 
 Size: TypeAlias = "tuple[int, int]"

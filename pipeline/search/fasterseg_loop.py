@@ -24,22 +24,21 @@ from edgesmith.deploy.files import read_json, sha256_json, write_bytes, write_js
 from edgesmith.models.arch import Segmentation
 from edgesmith.models.weights import load_into, read_tensors, tensor_pieces
 from edgesmith.pipeline.artifacts import SearchResult, Slot
-from edgesmith.pipeline.data.augment import Cached
 from edgesmith.pipeline.data.dataset import VOID
 from edgesmith.pipeline.data.halves import halves
-from edgesmith.pipeline.data.spec import open_split
+from edgesmith.pipeline.data.spec import named
 from edgesmith.pipeline.training import losses
 from edgesmith.pipeline.training.checkpoint import Progress
 from edgesmith.pipeline.training.device import (
     Placement,
     all_finite,
-    cache_bytes,
     keep_freed_memory,
     pick_device,
     pick_precision,
+    train_and_val,
 )
 from edgesmith.pipeline.training.loader import Batch, Batches, Pairs
-from edgesmith.pipeline.training.loop import run_epochs, untimed
+from edgesmith.pipeline.training.loop import advice, run_epochs, untimed
 from edgesmith.pipeline.training.torch_optim import (
     allocated,
     clipped_step,
@@ -49,7 +48,7 @@ from edgesmith.pipeline.training.torch_optim import (
     set_learning_rate,
 )
 
-from .evaluation import Evaluation, spread, whole_frames
+from .evaluation import Evaluation, evenly, whole_frames
 from .fasterseg import PRETRAINED, Phase
 from .fasterseg_derive import choose_scales
 from .fasterseg_latency import RelaxedLatency
@@ -71,11 +70,8 @@ the same, so that no order, augmentation or width repeats another's random numbe
 
 def run_search(search: FasterSegSearch, slot: Slot) -> SearchResult:
     """Run the search that `search` describes and write its SearchResult."""
-    if search.data is None:
-        raise ValueError("search.data: no dataset is named")
     keep_freed_memory()
-    limit = cache_bytes()
-    train_split, val_split = (Cached(open_split(search.data, name), limit // 2) for name in ("train", "val"))
+    train_split, val_split = train_and_val(named(search.data, "search.data"))
     for_weights, for_architecture = halves(train_split, search.seed)
     device = pick_device(search.device)
     torch.manual_seed(search.seed)
@@ -100,7 +96,7 @@ def run_search(search: FasterSegSearch, slot: Slot) -> SearchResult:
         pairs = Pairs(batches(phase, for_weights, WEIGHTS_FRAMES), batches(phase, for_architecture, ARCHITECTURE_FRAMES))
         size = search.evaluate_hw or search.input_hw
         calibration = whole_frames(train_split, search.recalibrate, size, searching.placement)
-        chosen = spread(len(val_split), search.val_frames)
+        chosen = evenly(len(val_split), search.val_frames)
         evaluation = Evaluation(searching.placement, calibration, val_split, chosen, size)
         networks = Networks(searching, evaluation, scratch / f"networks-{slot.key[:12]}.json", slot)
         alternation = Alternation(searching, networks)
@@ -208,13 +204,13 @@ class Pretraining:
         self.searching = searching
         self.weights = WeightLearning(searching, searching.search.pretrain)
         self.best: dict[str, Tensor] = {}
-        self.advice = _advice("pretrain", searching.search.pretrain)
+        self.advice = advice("search", "search.pretrain.optim", searching.search.pretrain.optim)
 
     def advance(self, batch: Batch, progress: Progress, done: float) -> dict[str, float]:
         """One step of the weights."""
         rng = np.random.default_rng((self.searching.search.seed, progress.epoch, progress.step, PRETRAIN_NOISE))
         found = self.weights.step(batch, self.searching.pretraining_passes(rng), done)
-        return {"loss": found.total, "pixel_loss": mean(found), "lr": self.weights.lr}
+        return {"loss": found.total, "pixel_loss": found.mean, "lr": self.weights.lr}
 
     def end_epoch(self, progress: Progress) -> dict[str, Any]:
         return {"lr": self.weights.lr}
@@ -237,7 +233,7 @@ class Alternation:
         self.searching, self.networks = searching, networks
         self.weights = WeightLearning(searching, search.alternate)
         self.best: dict[str, Tensor] = {}
-        self.advice = _advice("alternate", search.alternate)
+        self.advice = advice("search", "search.alternate.optim", search.alternate.optim)
         parameters = [p for relaxed in searching.relaxed.values() for p in relaxed.parameters()]
         self.arch_optimizer = allocated(torch.optim.Adam(parameters, lr=search.arch_lr, betas=search.arch_betas))
         self.latency_weight = torch.tensor(search.latency_weight, dtype=torch.float64)
@@ -269,9 +265,9 @@ class Alternation:
             latency = float(searching.latency.coupled(*probabilities))
         return {
             "loss": learned.total,
-            "pixel_loss": mean(learned),
+            "pixel_loss": learned.mean,
             "arch_loss": found.total + factor * float(regular.detach()),
-            "arch_pixel_loss": mean(found),
+            "arch_pixel_loss": found.mean,
             "latency": latency,
             "lambda": factor,
             "lr": self.weights.lr,
@@ -314,11 +310,6 @@ def padded(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return F.pad(x, (0, right, 0, bottom)), F.pad(labels, (0, right, 0, bottom), value=VOID)
 
 
-def mean(found: Losses) -> float:
-    """The mean loss of a head in a pass."""
-    return found.total / sum(map(len, found.heads))
-
-
 def adapted(fps: Sequence[float], band: tuple[float, float]) -> float:
     """Factor for lambda after an epoch whose networks run at `fps`: one at the upper bound halves, else one at the lower
     doubles, as in the released code."""
@@ -331,10 +322,6 @@ def adapted(fps: Sequence[float], band: tuple[float, float]) -> float:
 def _settled(p: Pass) -> Pass:
     """`p` without gradients for the architecture."""
     return dataclasses.replace(p, widths=dataclasses.replace(p.widths, gates=None))
-
-
-def _advice(name: str, phase: Phase) -> str:
-    return f"Lower search.{name}.optim.lr (now {phase.optim.lr:g}), set its grad_clip, or set search.precision to fp32"
 
 
 def _phase_slot(slot: Slot, phase: str) -> Slot:

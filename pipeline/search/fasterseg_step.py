@@ -22,15 +22,16 @@ from .fasterseg_supernet import Supernet
 
 @dataclass(frozen=True)
 class Losses:
-    """The loss of each head in each pass."""
+    """The losses of all heads in all passes."""
 
-    heads: tuple[tuple[float, ...], ...]
-    """By pass, in the order of `Space.heads()`."""
+    total: float
+    """Their sum: the loss whose gradients were computed."""
+    count: int
 
     @property
-    def total(self) -> float:
-        """The loss whose gradients were computed."""
-        return sum(map(sum, self.heads))
+    def mean(self) -> float:
+        """Of a head in a pass."""
+        return self.total / self.count
 
 
 def backward(
@@ -44,16 +45,16 @@ def backward(
     labels = labels[:, :: RATES[0], :: RATES[0]]  # logits are at 1/8 of the input's size
     cut = _Cut()
     stems: dict[Net, Tensor] = {}
-    losses = []
+    losses: list[Tensor] = []
     for i, p in enumerate(passes):
         if p.net not in stems:
             with repeated(supernet.stems[p.net], sum(q.net == p.net for q in passes)):
                 stems[p.net] = supernet.stem(x, p.net)
-        losses.append(_pass(supernet, cut(stems[p.net]), labels, cut.all(p), loss))
+        losses += _pass(supernet, cut(stems[p.net]), labels, cut.all(p), loss)
         if all(q.net != p.net for q in passes[i + 1 :]):
             cut.backward([stems.pop(p.net)])
     cut.backward()
-    return Losses(tuple(tuple(map(float, one)) for one in losses))
+    return Losses(sum(map(float, losses)), len(losses))
 
 
 def _pass(supernet: Supernet, stem: Tensor, labels: Tensor, p: Pass, loss: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from edgesmith.models.arch import Segmentation
-from edgesmith.pipeline.data.spec import Data, open_split
+from edgesmith.pipeline.data.spec import Data, named, open_split
 
 if TYPE_CHECKING:
-    from edgesmith.calibration.fasterseg_1080ti import LatencyTable
+    from edgesmith.calibration.tables import LatencyTable
     from edgesmith.models.trace import Conv
 
 Resource = Literal["macs", "params", "activations", "latency"]
@@ -28,9 +28,7 @@ def task_and_size(data: Data | None, input_hw: tuple[int, int] | None) -> tuple[
 
     Raises ValueError or OSError where there is no dataset.
     """
-    if data is None:
-        raise ValueError("search.data: no dataset is named")
-    split = open_split(data, "val")
+    split = open_split(named(data, "search.data"), "val")
     height, width = input_hw or split[0].label.shape
     return Segmentation(len(split.labels.names)), (height, width)
 

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from edgesmith.models.arch import Segmentation
 from edgesmith.pipeline.artifacts import SearchResult, Slot
 from edgesmith.pipeline.data.augment import Augment
-from edgesmith.pipeline.data.spec import Data, open_split, splits_digest, user_path
+from edgesmith.pipeline.data.spec import Data, named, open_split, splits_digest, user_path
 from edgesmith.pipeline.training.optim import Optim
 
 from .resources import Resource, task_and_size
@@ -132,9 +132,7 @@ class SqueezeNasSearch:
 
     def require_startable(self) -> None:
         """Raise ValueError or OSError naming the field unless dataset and table let the search begin."""
-        if self.data is None:
-            raise ValueError("search.data: no dataset is named")
-        split = open_split(self.data, "train")
+        split = open_split(named(self.data, "search.data"), "train")
         if len(split) < self.batch:
             raise ValueError(f"search.batch: {self.batch} frames a step, but the train split has only {len(split)}")
         costs = self.costs()

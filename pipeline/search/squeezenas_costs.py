@@ -18,7 +18,7 @@ from .resources import COUNTED, UNITS, Resource, fitting
 from .squeezenas_space import NAMES, Space
 
 if TYPE_CHECKING:
-    from edgesmith.calibration.fasterseg_1080ti import LatencyTable
+    from edgesmith.calibration.tables import LatencyTable
 
 
 @dataclass(frozen=True)

@@ -22,22 +22,21 @@ from edgesmith.models.arch import Segmentation
 from edgesmith.models.cost import macs, params
 from edgesmith.models.weights import load_into, tensor_bytes
 from edgesmith.pipeline.artifacts import SearchResult, Slot
-from edgesmith.pipeline.data.augment import Cached
-from edgesmith.pipeline.data.spec import open_split
+from edgesmith.pipeline.data.spec import named
 from edgesmith.pipeline.jobs import run_jobs
 from edgesmith.pipeline.training import losses
 from edgesmith.pipeline.training.checkpoint import Progress
 from edgesmith.pipeline.training.device import (
     Placement,
     all_finite,
-    cache_bytes,
     keep_freed_memory,
     pick_device,
     pick_precision,
+    train_and_val,
 )
 from edgesmith.pipeline.training.fit import enlarged
 from edgesmith.pipeline.training.loader import Batch, Batches
-from edgesmith.pipeline.training.loop import run_epochs, untimed
+from edgesmith.pipeline.training.loop import advice, run_epochs, untimed
 from edgesmith.pipeline.training.torch_optim import (
     allocated,
     clipped_step,
@@ -48,7 +47,7 @@ from edgesmith.pipeline.training.torch_optim import (
     set_learning_rate,
 )
 
-from .evaluation import Evaluation, spread, whole_frames
+from .evaluation import Evaluation, evenly, whole_frames
 from .pareto import front
 from .squeezenas_costs import Costs
 from .squeezenas_space import NAMES, Space, space
@@ -65,11 +64,8 @@ STEP_NOISE, SAMPLE_NOISE = 1, 2
 
 def run_search(search: SqueezeNasSearch, slot: Slot) -> SearchResult:
     """Run the search that `search` describes and write its SearchResult."""
-    if search.data is None:
-        raise ValueError("search.data: no dataset is named")
     keep_freed_memory()
-    limit = cache_bytes()
-    train_split, val_split = (Cached(open_split(search.data, name), limit // 2) for name in ("train", "val"))
+    train_split, val_split = train_and_val(named(search.data, "search.data"))
     device = pick_device(search.device)
     torch.manual_seed(search.seed)
     searching = Searching(search, Segmentation(len(train_split.labels.names)), search.costs(), device)
@@ -77,7 +73,7 @@ def run_search(search: SqueezeNasSearch, slot: Slot) -> SearchResult:
     progress = run_epochs(searching, batches, search.epochs, search.checkpoint_seconds, slot)
     choices = sampled(searching.logits().detach().double().cpu().numpy(), search.samples, search.seed)
     calibration = whole_frames(train_split, search.recalibrate, search.input_hw, searching.placement)
-    frames = spread(len(val_split), search.val_frames)
+    frames = evenly(len(val_split), search.val_frames)
     evaluation = PathEvaluation(searching, Evaluation(searching.placement, calibration, val_split, frames, search.input_hw))
     samples = _evaluated(evaluation, choices, slot)
     precision = searching.placement.precision
@@ -94,7 +90,7 @@ class Searching:
     def __init__(self, search: SqueezeNasSearch, task: Segmentation, costs: Costs, device: torch.device) -> None:
         self.search, self.task = search, task
         self.space: Space = space(search.space)
-        self.advice = f"Lower search.optim.lr (now {search.optim.lr:g}), set its grad_clip, or set search.precision to fp32"
+        self.advice = advice("search", "search.optim", search.optim)
         self.best: dict[str, Tensor] = {}
         self.placement = Placement(device, pick_precision(search.precision, device), search.channels_last)
         self.supernet = Supernet(self.space, task)

@@ -1,4 +1,4 @@
-"""The SqueezeNAS supernet: all candidates of all blocks in one network (paper, section 4.1).
+"""The SqueezeNAS supernet: all candidates of all blocks in one network (paper, section 4, Figure 3).
 
 Each image of a batch has its own mixture of candidates in each block, as in the authors' search module. The candidates are the
 shipped blocks themselves, so that a path through the supernet is the shipped network with the shipped names; only their mixture

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD
+from edgesmith.pipeline.data.augment import Cached
+from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.reference import normalisation
 
 from .loader import Batch
@@ -68,6 +70,12 @@ def normalise(frames: Tensor, mean: Tensor, std: Tensor, channels_last: bool) ->
     """uint8 (N, H, W, 3) -> float (N, 3, H, W)."""
     x = (frames.permute(0, 3, 1, 2).float() - mean) / std
     return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def train_and_val(data: Data) -> tuple[Cached, Cached]:
+    """The splits that a stage learns from and is judged on, each with half of what memory may hold of samples."""
+    limit = cache_bytes() // 2
+    return Cached(open_split(data, "train"), limit), Cached(open_split(data, "val"), limit)
 
 
 def cache_bytes() -> int:

@@ -18,18 +18,17 @@ from edgesmith.models.arch import Arch, Segmentation
 from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD, Model, model_json
 from edgesmith.models.weights import read_tensors, tensor_bytes, transfer
 from edgesmith.pipeline.artifacts import Architecture, Slot, Weights
-from edgesmith.pipeline.data.augment import Cached
 from edgesmith.pipeline.data.dataset import LabelSet, Split
-from edgesmith.pipeline.data.spec import open_split
+from edgesmith.pipeline.data.spec import named
 from edgesmith.pipeline.derive import read_architecture
 from edgesmith.pipeline.metrics import ConfusionMatrix, or_none
 from edgesmith.pipeline.reference import logits_by_torch
 
 from . import losses
 from .checkpoint import Progress
-from .device import Placement, all_finite, cache_bytes, keep_freed_memory, pick_device, pick_precision
+from .device import Placement, all_finite, keep_freed_memory, pick_device, pick_precision, train_and_val
 from .loader import Batch, Batches
-from .loop import run_epochs, untimed
+from .loop import advice, run_epochs, untimed
 from .torch_optim import clipped_step, learning_rate, make_optimizer, optimizer_state, set_learning_rate
 
 if TYPE_CHECKING:
@@ -38,12 +37,9 @@ if TYPE_CHECKING:
 
 def fit(train: Train, arch_artifact: Architecture, slot: Slot) -> Weights:
     """Run the training that `train` describes and write its Weights."""
-    if train.data is None:
-        raise ValueError("train.data: no dataset is named")
     keep_freed_memory()
     arch = read_architecture(arch_artifact)
-    limit = cache_bytes()
-    train_split, val_split = (Cached(open_split(train.data, name), limit // 2) for name in ("train", "val"))
+    train_split, val_split = train_and_val(named(train.data, "train.data"))
     device = pick_device(train.device)
     taught = None if train.distil is None else teacher_module(train.distil, train_split.labels)
     module, started = initial_module(train, arch, train_split.labels)  # seeds what is random, so it comes after the teacher
@@ -71,7 +67,7 @@ class Training:
 
     def __init__(self, train: Train, trainer: Trainer, val: Split) -> None:
         self.train, self.trainer, self.val = train, trainer, val
-        self.advice = f"Lower train.optim.lr (now {train.optim.lr:g}), set its grad_clip, or set train.precision to fp32"
+        self.advice = advice("train", "train.optim", train.optim)
         self.lr = 0.0
 
     @property

@@ -17,6 +17,7 @@ from torch import Tensor
 from edgesmith.pipeline.artifacts import Slot
 
 from .checkpoint import Checkpoint, Progress
+from .optim import Optim
 
 B = TypeVar("B")
 Given = TypeVar("Given", contravariant=True)
@@ -101,6 +102,11 @@ def run_epochs(learner: Learner[B], batches: Source[B], epochs: int, checkpoint_
         checkpoint.save(learner, progress)
         saved = time.monotonic()
     return progress
+
+
+def advice(section: str, field: str, optim: Optim) -> str:
+    """What to try where numbers are not finite: `section` of the recipe has the precision, its `field` is `optim`."""
+    return f"Lower {field}.lr (now {optim.lr:g}), set its grad_clip, or set {section}.precision to fp32"
 
 
 def untimed(history: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -62,14 +62,14 @@ def table_measure(
     """
     from edgesmith.deploy.files import require_folder_above
     from edgesmith.pipeline.events import viewing
-    from edgesmith.pipeline.latency.measure import measure, spread
+    from edgesmith.pipeline.latency.measure import measure, timing_errors
 
     require_folder_above(out, "--out")
     with viewing(sys.stderr) as view:
         pieces, task, hw = _wanted(space, classes, input_hw, overrides)
         options = {"backend": backend, "threads": threads, "workers": workers, "log": _staged(view)}
         measured = measure(pieces, out, input_hw=hw, classes=task.classes, **options)
-    result = {"table": str(out), "digest": measured.digest, "entries": len(measured.entries), **spread(measured)}
+    result = {"table": str(out), "digest": measured.digest, "entries": len(measured.entries), **timing_errors(measured)}
     show_result({**result, "machine": measured.fingerprint.to_json()}, as_json)
 
 
@@ -84,7 +84,7 @@ def table_sum(arch: str, path: Path, as_json: bool) -> None:
     sums lie from measured networks has to be measured. The table that FasterSeg's authors released for a GTX 1080 Ti is read
     too: it counts neither the frame nor the last enlargement, and gives no errors.
     """
-    from edgesmith.calibration.fasterseg_1080ti import open_table
+    from edgesmith.calibration.tables import open_table
     from edgesmith.deploy.files import existing_file
     from edgesmith.models import Segmentation
     from edgesmith.pipeline.derive import Derive

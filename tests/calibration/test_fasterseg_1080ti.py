@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from edgesmith import models
-from edgesmith.calibration.fasterseg_1080ti import Gtx1080Ti, open_table
+from edgesmith.calibration.fasterseg_1080ti import Gtx1080Ti
 from edgesmith.calibration.fingerprint import Fingerprint
 from edgesmith.calibration.table import Table
+from edgesmith.calibration.tables import open_table
 from edgesmith.models.arch import FasterSeg, Segmentation
 from edgesmith.models.parts import parts
 from edgesmith.pipeline import cli

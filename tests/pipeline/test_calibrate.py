@@ -20,7 +20,7 @@ from edgesmith.deploy.bundle import CALIBRATION
 from edgesmith.deploy.files import payload_files
 from edgesmith.pipeline.artifacts import OnnxModel, Slot, open_artifact
 from edgesmith.pipeline.calibrate import Calibrate
-from edgesmith.pipeline.data.choose import spread, stratified
+from edgesmith.pipeline.data.choose import end_to_end, stratified
 from edgesmith.pipeline.data.dataset import LabelSet, Sample
 from edgesmith.pipeline.data.spec import Data
 from edgesmith.pipeline.stage import stage_key
@@ -273,5 +273,5 @@ def test_frames_are_chosen_so_that_rare_classes_occur() -> None:
     assert sum(index % 10 == 3 for index in chosen) > 15
     assert stratified(Stripes(), 60, seed=0) == chosen != stratified(Stripes(), 60, seed=1)
     assert stratified(Stripes(), 500, seed=0) == list(range(200))
-    assert spread(list(range(100)), 3) == [0, 50, 99]
-    assert spread([4, 9], 8) == [4, 9]
+    assert end_to_end(list(range(100)), 3) == [0, 50, 99]
+    assert end_to_end([4, 9], 8) == [4, 9]

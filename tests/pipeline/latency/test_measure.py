@@ -86,7 +86,7 @@ def test_every_piece_that_runs_is_measured(measured: Table) -> None:
     assert all(len(e.rounds_ms) == 2 for e in measured.entries.values())
     total = measured.total(ARCH, TASK)
     assert 0 < total.latency_ms < 1000
-    assert set(measure.spread(measured)) == {"error_percent", "largest_error_percent"}
+    assert set(measure.timing_errors(measured)) == {"error_percent", "largest_error_percent"}
 
 
 def test_the_timed_piece_is_the_piece_of_the_shipped_network(measured: Table, cut: dict[str, ModelProto]) -> None:

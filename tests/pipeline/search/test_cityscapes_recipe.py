@@ -37,12 +37,12 @@ def described(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def two_steps() -> Any:
-    """A log that stops after two steps, both with a finite loss."""
+    """A log that stops after two steps, both with a loss of usual size."""
     steps = itertools.count(1)
 
     def log(event: str, **fields: Any) -> None:
         if event == "step":
-            assert fields["loss"] == pytest.approx(fields["loss"], abs=100)
+            assert 0 < fields["loss"] < 100
             if next(steps) == 2:
                 raise KeyboardInterrupt
 

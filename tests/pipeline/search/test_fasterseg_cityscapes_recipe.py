@@ -76,12 +76,12 @@ def test_latency_takes_the_papers_lambda_and_target(shared: Path) -> None:
 
 
 def two_steps(phase: str | None) -> Any:
-    """A log that stops after two steps of `phase`, all steps with a finite loss."""
+    """A log that stops after two steps of `phase`, all steps with a loss of usual size."""
     steps = itertools.count(1)
 
     def log(event: str, **fields: Any) -> None:
         if event == "step":
-            assert fields["loss"] == pytest.approx(fields["loss"], abs=1000)
+            assert 0 < fields["loss"] < 1000
             if fields.get("phase") == phase and next(steps) == 2:
                 raise KeyboardInterrupt
 

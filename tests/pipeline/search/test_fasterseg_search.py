@@ -652,7 +652,7 @@ def test_table_2_of_the_authors_latency_table(shared: Path) -> None:
     # The street has 11 classes, the table is of 19.
     with pytest.raises(ValueError, match="19 classes"):
         paper.costs()
-    from edgesmith.calibration.fasterseg_1080ti import open_table
+    from edgesmith.calibration.tables import open_table
     from edgesmith.pipeline.search.fasterseg_costs import costs, require_whole
 
     released = open_table(Path(table))

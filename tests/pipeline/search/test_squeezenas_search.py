@@ -24,7 +24,7 @@ from edgesmith.pipeline.artifacts import SearchResult, Slot
 from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.search import squeezenas, squeezenas_loop
-from edgesmith.pipeline.search.evaluation import Evaluation, recalibrate, spread, whole_frames
+from edgesmith.pipeline.search.evaluation import Evaluation, evenly, recalibrate, whole_frames
 from edgesmith.pipeline.search.pareto import front
 from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
 from edgesmith.pipeline.search.squeezenas_loop import PathEvaluation, Searching, improbable, sampled, temperature
@@ -378,9 +378,9 @@ def test_recalibration_replaces_the_statistics_by_those_of_the_given_frames() ->
 
 
 def test_frames_are_spread_evenly() -> None:
-    assert spread(10, None) == list(range(10))
-    assert spread(10, 4) == [0, 2, 5, 7]
-    assert spread(3, 9) == [0, 1, 2]
+    assert evenly(10, None) == list(range(10))
+    assert evenly(10, 4) == [0, 2, 5, 7]
+    assert evenly(3, 9) == [0, 1, 2]
 
 
 def test_a_search_in_bf16_gives_finite_numbers() -> None:
