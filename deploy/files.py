@@ -240,8 +240,14 @@ def remove_leftovers(final: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_unfinished(path: Path) -> None:
+    """Remove what a killed `write_bytes(path)` left beside it. Only for a caller who knows that no other is writing there."""
+    for file in _left(path, ".tmp"):
+        file.unlink(missing_ok=True)
+
+
 def _left(final: Path, suffix: str) -> list[Path]:
-    """Folders beside `final` that are named as mkdtemp names them: what is called otherwise is somebody's own."""
+    """What lies beside `final` and is named as mkdtemp and mkstemp name it: what is called otherwise is somebody's own."""
     final = final.resolve()
     return list(final.parent.glob(f".{glob.escape(final.name)}.????????{suffix}"))
 

@@ -63,6 +63,12 @@ class Artifact:
         if self.sidecar["digest"] != self.digest:
             raise ValueError(f"{self.path} was changed after it was written ({self._changed()}); make it again")
 
+    @property
+    def strays(self) -> list[str]:
+        """Files that lie in the folder and are not its stage's; none where one of the stage's own is not as it was written."""
+        known, now = self.sidecar.get("files", {}), file_digests(self.path)
+        return sorted(now.keys() - known.keys()) if known.items() <= now.items() else []
+
     def copy_to(self, folder: Path) -> None:
         """Copy the payload into the empty `folder`. Raises ValueError when what arrives is not what its stage wrote."""
         copy_payload(self.path, folder, without=(SIDECAR,))

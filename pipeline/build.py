@@ -15,11 +15,12 @@ from edgesmith.deploy import bundle as bundles
 from edgesmith.deploy.bundle import Bundle, check_golden, graph_name, write_manifest
 from edgesmith.deploy.engines import BACKENDS, Backend
 from edgesmith.deploy.engines.gpu import current_gpu
+from edgesmith.deploy.engines.onnxruntime import processor
 from edgesmith.deploy.engines.tensorrt import RTX_COMPUTE_CAPABILITIES
 from edgesmith.deploy.engines.tensorrt_options import DEFAULTS, PlanOptions
 from edgesmith.deploy.files import sha256_file, write_bytes, write_json
 from edgesmith.deploy.meta import EngineRecord
-from edgesmith.deploy.plugins import our_library
+from edgesmith.deploy.plugins import our_library, source_digest, twin
 from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, Slot, Weights, open_artifact, open_weights_of
 from edgesmith.pipeline.events import Log
 
@@ -85,6 +86,11 @@ class Build:
         """What the result depends on beside configuration and input: this machine, its GPU and the backends' versions."""
         found: dict[str, str] = {"machine": platform.machine()}
         found |= {backend: installed_version(backend) for backend in self.backends}
+        if self.precision == "best" or self.plugins == "auto":
+            found["processor"] = processor()  # by whose times it chooses
+        if self.plugins == "auto":
+            onnx = "there" if importlib.util.find_spec("onnx") else "none"
+            found |= {"plugins": source_digest(), "compiler": twin.compiler() or "none", "onnx": onnx}
         if {"tensorrt", "torch_tensorrt"} & set(self.backends) or self.compute_capability == "current":
             found["gpu"] = _gpu_name()
         if self._reads_plugin_library:

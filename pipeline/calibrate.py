@@ -42,6 +42,7 @@ from .events import Log
 from .frames import Frames, label_table
 from .int8.fallback import fall_back
 from .int8.journal import Journal
+from .stage import stage_key
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -84,7 +85,7 @@ class Calibrate:
     """Chooses the frames."""
     workers: int = field(default=1, metadata={"identity": False})
     """Frames that run side by side."""
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         problems = []
@@ -124,7 +125,9 @@ class Calibrate:
         model.check()
         meta = Meta.read(model.path / bundles.META)
         graph = read_graph(model.path / bundles.GRAPH)
-        journal = Journal(slot.scratch, slot.key)
+        # What is measured hangs on neither limit nor fallback: with others of these it need not be measured again.
+        measured = replace(self, limit_drop=1.0, min_share=0.0, fallback=True)
+        journal = Journal(slot.scratch, stage_key(measured, model))
         shown, held = self._frames(meta, journal)
         watched = Watched([partial(_given, pick) for pick in shown.picks], self.workers, journal, slot.log)
         layers = observe(graph, watched, self.method, self.percentile)
@@ -134,7 +137,7 @@ class Calibrate:
         judged = _Judged(graph, layers, Judge(graph, held.picks, self.workers, slot.log), journal, slot.log)
         if self.fallback:
             layers = judged.fall_back(self.limit_drop * (1 - FP16_PART))
-        loss = judged.loss("as shipped", layers, rest="fp16")
+        loss = judged.loss(f"as shipped without {_held(layers)}", layers, rest="fp16")
         source = Source(
             graph=graph_digest(graph),
             weights=exported_from(model.path),
@@ -265,6 +268,11 @@ class _Judged:
             kept = asdict(self.judge.loss(quantised(self.graph, amax, rest), count))
             self.journal.put(name, kept)
         return Loss(**kept)
+
+
+def _held(layers: Mapping[str, Layer]) -> str:
+    """Which are held back, for the journal."""
+    return sha256_json(sorted(name for name, layer in layers.items() if layer.held is not None))
 
 
 def _reason(layer: Layer) -> str:

@@ -6,6 +6,7 @@ that is resume and caching in one rule.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import itertools
@@ -18,7 +19,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from edgesmith.deploy.files import remove_leftovers, sha256_json
 
-from .artifacts import SIDECAR, Artifact, Slot, require_ours
+from .artifacts import KINDS, SIDECAR, Artifact, Slot, require_ours
 from .events import Log
 
 LOCK = ".edgesmith-run"
@@ -105,16 +106,19 @@ class Pipeline:
     log: Log
 
     def run(self, name: str, kind: type[Made], stage: Stage, *given: Artifact) -> Made:
-        """The artifact of `stage` for `given` in `folder/name`, made now unless it is there or was there before."""
+        """The artifact of `stage` for `given` in `folder/name`, made now unless it is there or was there before.
+
+        Raises ValueError where files lie in its place that no stage wrote.
+        """
         key = stage_key(stage, *given)
         artifact = kind(self.folder / name)
         remove_leftovers(artifact.path)
+        require_ours(artifact.path)
         slot = self.slot(name, stage, key)
         if is_current(artifact, key):
             self.log("up-to-date", stage=name)
         elif earlier := [p for p in self._replaced(name, key[:12]) if is_current(kind(p), key)]:
             self.set_aside(artifact)
-            require_ours(artifact.path)
             artifact = kind(earlier[0].rename(artifact.path))
             self.log("brought-back", stage=name, earlier=str(earlier[0]))
         else:
@@ -127,20 +131,42 @@ class Pipeline:
         return artifact
 
     def set_aside(self, artifact: Artifact) -> None:
-        """Move what lies in an artifact's place out of the way, damaged or not: it may have taken days."""
+        """Move what lies in an artifact's place out of the way, damaged or not: it may have taken days.
+
+        With it goes what was made of it, so that the folder never holds one recipe's network and another's bundle; all of it
+        comes back by its key. Raises ValueError where files that no stage wrote lie in a whole artifact.
+        """
         if not (artifact.path / SIDECAR).is_file():
             return
-        name, why = artifact.path.name, {}
+        name, why, descendants = artifact.path.name, {}, []
         try:
-            artifact.check()
+            strays, descendants = artifact.strays, self._made_of(artifact.sidecar["digest"])
+            if not strays:
+                artifact.check()
             version = artifact.sidecar["key"][:12]
         except ValueError as e:
             version, why = "damaged", {"why": str(e)}
+        else:
+            if strays:
+                raise ValueError(f"{artifact.path} holds {', '.join(strays)}, which no stage wrote; move that elsewhere")
         places = (self.folder / "replaced" / f"{name}-{version}-{i}" for i in itertools.count(1))
         kept = next(place for place in places if not place.exists())
         kept.parent.mkdir(exist_ok=True)
         artifact.path.rename(kept)
         self.log("damaged" if why else "kept", stage=name, earlier=str(kept), **why)
+        for descendant in descendants:
+            self.set_aside(descendant)
+
+    def _made_of(self, digest: str) -> list[Artifact]:
+        """The artifacts of the run folder that have one of content `digest` among their parents."""
+        kinds = {k.kind: k for k in KINDS}
+        found = []
+        for path in sorted(p.parent for p in self.folder.glob(f"*/{SIDECAR}")):
+            with contextlib.suppress(ValueError):
+                sidecar = Artifact(path).sidecar
+                if sidecar["kind"] in kinds and digest in (p["digest"] for p in sidecar.get("parents", [])):
+                    found.append(kinds[sidecar["kind"]](path))
+        return found
 
     def _replaced(self, name: str, version: str) -> list[Path]:
         """What was set aside of a stage: of the first letters of a key, or "damaged"."""

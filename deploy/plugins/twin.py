@@ -41,16 +41,21 @@ class _Zoomed(ctypes.Structure):
     _fields_ = [(n, ctypes.c_int32) for n in ("channels", "outputs", "layers", "stride", "aligned", "half")]
 
 
+def compiler() -> str | None:
+    """The C++ compiler: g++, or what CXX names. None where it is not here."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
 @cache
 def library() -> ctypes.CDLL:
     """The twin, built if the cache has none of these sources.
 
     Raises RuntimeError when there is no C++ compiler, or with its words when it fails.
     """
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
+    tool = compiler()
+    if tool is None:
         raise RuntimeError("the plugins' CPU form needs a C++ compiler: apt install g++, or name one in CXX")
-    found = built("twin", compiler, FLAGS, ("twin.cpp",), processor())
+    found = built("twin", tool, FLAGS, ("twin.cpp",), processor())
     for name in ("edgesmith_enlarge_open", "edgesmith_zoomed_serialised"):
         getattr(found, name).restype = ctypes.c_void_p if name.endswith("open") else ctypes.c_size_t
     found.edgesmith_enlarge_run.argtypes = [ctypes.c_void_p] * 3

@@ -16,7 +16,7 @@ from edgesmith.pipeline.frames import Frames
 from edgesmith.pipeline.graphs.cpu import run_frames, session
 from edgesmith.pipeline.graphs.graph import with_outputs
 from edgesmith.pipeline.graphs.precision import logits_of
-from edgesmith.pipeline.metrics import ConfusionMatrix, mean_iou
+from edgesmith.pipeline.metrics import ConfusionMatrix, labelled_miou
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -43,9 +43,9 @@ class Loss:
     agreement: float
     """Share of pixels with the same label, 0 to 1."""
     fp32: float
-    """mIoU of the fp32 graph, 0 to 1."""
+    """mIoU of the fp32 graph, 0 to 1, over the classes that the frames show."""
     miou: float
-    """mIoU of the graph, 0 to 1."""
+    """mIoU of the graph, over the same classes."""
     uncertainty: float
     """Standard error of `drop`, in points: what it would vary by on other frames like these (bootstrap over frames)."""
 
@@ -121,6 +121,6 @@ def _difference(counts: NDArray[np.int64]) -> tuple[float, float, float]:
     """mIoU of both and the standard error of their difference in points, of confusion counts (frames, 2, classes, classes)."""
     whole = counts.sum(0)
     draws = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), DRAWS)
-    redrawn = mean_iou(np.tensordot(draws, counts, 1))  # (DRAWS, 2)
-    fp32, miou = map(float, mean_iou(whole))
+    redrawn = labelled_miou(np.tensordot(draws, counts, 1))  # (DRAWS, 2)
+    fp32, miou = map(float, labelled_miou(whole))
     return fp32, miou, 100 * float(np.nanstd(redrawn[:, 0] - redrawn[:, 1]))  # NaN: only frames without a label were drawn

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from edgesmith.deploy.files import write_bytes
+from edgesmith.deploy.files import remove_unfinished, write_bytes
 from edgesmith.models.weights import tensor_pieces
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ class Checkpoint:
 
     def load(self, learner: Learner[Any]) -> Progress | None:
         """Restore `learner` and return the place, or None when there is no checkpoint of this training."""
-        if self.path is None or not self.path.is_file():
+        if self.path is None:
+            return None
+        remove_unfinished(self.path)
+        if not self.path.is_file():
             return None
         try:
             with safe_open(self.path, "pt") as f:

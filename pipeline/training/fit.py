@@ -232,6 +232,7 @@ def evaluate(
 ) -> float | None:
     """mIoU of `module` over `split`, the network at `input_hw` (default: each frame's size), labels at the frame's.
 
+    The mean goes over the classes that the frames show: networks are chosen by it (see `metrics`).
     `frames` are the indices to look at, default all. None when there is no labelled pixel.
     """
     return evaluate_heads(module, 1, split, input_hw, frames)[0]
@@ -248,7 +249,7 @@ def evaluate_heads(
         logits = logits_by_torch(module, sample.frame[None], IMAGENET_MEAN, IMAGENET_STD, input_hw)[0]
         for matrix, one in zip(matrices, logits.view(heads, classes, *logits.shape[1:]), strict=True):
             matrix.add(sample.label, one.argmax(0).to(torch.uint8).cpu().numpy())
-    return [or_none(matrix.miou) for matrix in matrices]
+    return [or_none(matrix.labelled_miou) for matrix in matrices]
 
 
 def _copy_of(module: nn.Module) -> nn.Module:

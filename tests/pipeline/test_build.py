@@ -17,6 +17,7 @@ import pytest
 from edgesmith.deploy.bundle import Bundle
 from edgesmith.deploy.engines.tensorrt_options import PlanOptions
 from edgesmith.deploy.files import sha256_file
+from edgesmith.pipeline import build
 from edgesmith.pipeline.artifacts import BundleFolder, OnnxModel, Slot, Weights, open_artifact
 from edgesmith.pipeline.build import Build, installed_version, known_graph, remove_engines
 from edgesmith.pipeline.stage import stage_key
@@ -119,6 +120,15 @@ def test_a_backend_that_is_not_installed_is_an_error_never_another_backend(make_
 def test_impossible_configurations_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Build(**options)
+
+
+def test_what_was_chosen_by_times_is_current_only_where_they_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = {"fixed": Build(), "best": Build(precision="best"), "auto": Build(plugins="auto")}
+    before = {name: stage_key(stage) for name, stage in stages.items()}
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert [name for name, stage in stages.items() if stage_key(stage) != before[name]] == ["auto"]
+    monkeypatch.setattr(build, "processor", lambda: "another")
+    assert [name for name, stage in stages.items() if stage_key(stage) != before[name]] == ["best", "auto"]
 
 
 def test_a_backend_that_comes_under_another_name_has_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

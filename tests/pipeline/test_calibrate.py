@@ -113,6 +113,22 @@ def test_without_fallback_it_is_refused_and_the_point_shown(ruined: tuple[OnnxMo
     assert not (tmp_path / "out").exists()
 
 
+def test_another_limit_measures_nothing_again(ruined: tuple[OnnxModel, Data], tmp_path: Path) -> None:
+    model, data = ruined
+    events: list[str] = []
+
+    def calibrate(folder: Path, **settings: Any) -> None:
+        stage = Calibrate(data, **{**SETTINGS, **settings})
+        stage(model, Slot(folder, stage_key(stage, model), tmp_path / "scratch", lambda event, **_: events.append(event)))
+
+    with pytest.raises(RuntimeError, match="best point found"):
+        calibrate(tmp_path / "narrow", min_share=1.0)
+    assert "progress" in events
+    events.clear()
+    calibrate(tmp_path / "wide")
+    assert "progress" not in events
+
+
 def test_a_share_that_cannot_be_kept_is_refused(ruined: tuple[OnnxModel, Data], tmp_path: Path, small: Any) -> None:
     with pytest.raises(RuntimeError, match=f"holds back .*{small.RUINED}"):
         calibrated(ruined, tmp_path / "out", method="minmax", min_share=1.0)

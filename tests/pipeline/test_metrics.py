@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesmith.pipeline.metrics import ConfusionMatrix, mean_iou, or_none
+from edgesmith.pipeline.metrics import ConfusionMatrix, labelled_miou, or_none
 
 
 def of(truth: list[list[int]], prediction: list[list[int]], classes: int) -> ConfusionMatrix:
@@ -102,11 +102,15 @@ def test_255_classes_leave_room_for_void() -> None:
     assert of([[254, 255]], [[254, 0]], classes=255).pixels == 1
 
 
-def test_mean_iou_of_many_matrices_is_over_the_classes_that_occur_in_each() -> None:
-    counts = np.array([[[3, 1, 0], [0, 4, 0], [0, 0, 0]], np.zeros((3, 3), int)])
-    found = mean_iou(counts)
-    assert found[0] == pytest.approx((3 / 4 + 4 / 5) / 2)
-    assert np.isnan(found[1])
+def test_the_mean_over_the_classes_of_the_truth_does_not_hang_on_strays_of_others() -> None:
+    counts = np.array([[[3, 1, 0], [0, 4, 0], [0, 0, 0]], [[4, 0, 0], [0, 3, 1], [0, 0, 0]], np.zeros((3, 3), int)])
+    found = labelled_miou(counts)
+    assert found[:2] == pytest.approx([(3 / 4 + 4 / 5) / 2, (1 + 3 / 4) / 2])
+    assert np.isnan(found[2])
+    perfect, stray = (of([[0, 0, 1, 1]], [said], classes=3) for said in ([0, 0, 1, 1], [0, 0, 1, 2]))
+    assert perfect.labelled_miou == perfect.miou == 1
+    assert stray.labelled_miou == pytest.approx((1 + 1 / 2) / 2)
+    assert stray.miou == pytest.approx((1 + 1 / 2) / 3)
 
 
 def test_what_does_not_exist_is_none_in_json() -> None:

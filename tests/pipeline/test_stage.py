@@ -52,7 +52,7 @@ def test_a_stage_runs_once_and_again_only_when_its_key_changes(tmp_path: Path) -
     assert seen == ["a up-to-date", "b up-to-date"]
     seen.clear()
     p.run("b", Architecture, Write("two"), p.run("a", Architecture, Write("changed")))
-    assert seen == ["a kept", "a start", "a done", "b kept", "b start", "b done"]
+    assert seen == ["a kept", "b kept", "a start", "a done", "b start", "b done"]
     assert [(d / "text").read_text() for d in sorted((tmp_path / "replaced").iterdir())] == ["one", "two"]
 
 
@@ -93,6 +93,46 @@ def test_going_back_to_an_earlier_configuration_brings_its_artifact_back(tmp_pat
     assert seen == ["a kept", "a brought-back"]
     assert (tmp_path / "a" / "text").read_text() == "one"
     assert [(d / "text").read_text() for d in (tmp_path / "replaced").iterdir()] == ["two"]
+
+
+def test_what_was_made_of_a_changed_artifact_does_not_stay_beside_the_new_one(tmp_path: Path) -> None:
+    seen: list[str] = []
+    p = pipeline(tmp_path, seen)
+
+    def made(text: str) -> None:
+        p.run("c", Architecture, Write("three"), p.run("b", Architecture, Write("two"), p.run("a", Architecture, Write(text))))
+
+    made("one")
+    p.run("other", Architecture, Write("other"))
+    p.run("a", Architecture, Write("changed"))  # and no further, as after a kill
+    assert {path.name for path in tmp_path.iterdir()} - {".scratch"} == {"a", "other", "replaced"}
+    seen.clear()
+    made("one")
+    assert seen == ["a kept", "a brought-back", "b brought-back", "c brought-back"]
+
+
+def test_strange_files_in_an_artifact_stop_the_run_before_anything_is_made_again(tmp_path: Path) -> None:
+    seen: list[str] = []
+    p = pipeline(tmp_path, seen)
+    p.run("a", Architecture, Write())
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    seen.clear()
+    for text in ("one", "two"):
+        with pytest.raises(ValueError, match=r"a holds notes\.txt, which no stage wrote; move that elsewhere"):
+            p.run("a", Architecture, Write(text))
+    assert seen == []
+    (tmp_path / "a" / "notes.txt").unlink()
+    p.run("a", Architecture, Write())
+    assert seen == ["a up-to-date"]
+
+
+def test_a_folder_of_somebody_else_in_a_stages_place_stops_the_run_before_it_works(tmp_path: Path) -> None:
+    seen: list[str] = []
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "photo.png").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="nothing was overwritten"):
+        pipeline(tmp_path, seen).run("a", Architecture, Write())
+    assert seen == []
 
 
 def test_a_whole_copy_is_brought_back_beside_a_damaged_one(tmp_path: Path) -> None:

@@ -96,9 +96,20 @@ def test_the_standard_error_is_that_of_a_mean_over_frames() -> None:
     counts[:, 1, 0, 0], counts[:, 1, 0, 1] = right, pixels - right
     fp32, miou, uncertainty = _difference(counts)
     assert fp32 == 1.0
-    # Class 0 has an IoU of the share that is right, class 1 occurs among the predictions only: half of that.
-    assert miou == pytest.approx(right.mean() / pixels / 2)
-    assert uncertainty == pytest.approx(100 * right.std() / pixels / 2 / n**0.5, rel=0.2)
+    assert miou == pytest.approx(right.mean() / pixels)  # class 1 occurs among the predictions only, and does not count
+    assert uncertainty == pytest.approx(100 * right.std() / pixels / n**0.5, rel=0.2)
+
+
+def test_a_class_that_no_frame_shows_neither_hides_a_loss_nor_makes_one() -> None:
+    clean, stray = np.zeros((3, 3), int), np.zeros((3, 3), int)
+    clean[0, 0] = clean[1, 1] = 100
+    stray[:] = clean
+    stray[1, 1:] = 99, 1  # one pixel of class 2
+    worse = np.array([[70, 30, 0], [30, 70, 0], [0, 0, 0]])
+    fp32, miou, _ = _difference(np.array([[clean, stray]] + [[clean, clean]] * 63))
+    assert 0 < fp32 - miou < 1e-3
+    fp32, miou, _ = _difference(np.array([[stray, worse]] * 64))
+    assert fp32 - miou == pytest.approx(0.995 - 70 / 130, abs=1e-3)
 
 
 def test_frames_that_all_lose_the_same_leave_no_doubt() -> None:

@@ -98,6 +98,18 @@ def test_a_checkpoint_of_another_training_is_not_taken_up(arch: Architecture, tm
     assert "resumed" not in events
 
 
+def test_what_a_kill_left_of_a_checkpoint_half_written_is_cleared(arch: Architecture, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    with pytest.raises(KeyboardInterrupt):
+        TINY(arch, Slot(tmp_path / "w", "key", scratch, stopping_at(4)))
+    (checkpoint,) = scratch.iterdir()
+    half = scratch / f".{checkpoint.name}.abcd1234.tmp"
+    half.write_bytes(b"half")
+    with pytest.raises(KeyboardInterrupt):
+        TINY(arch, Slot(tmp_path / "w", "key", scratch, stopping_at(1)))
+    assert [path.name for path in scratch.iterdir()] == [checkpoint.name]
+
+
 def test_a_training_keeps_best_and_last_and_their_history(arch: Architecture, tmp_path: Path) -> None:
     weights = TINY(arch, Slot(tmp_path / "w"))
     assert {"best.safetensors", "last.safetensors", "model.json", "history.json"} <= {p.name for p in weights.path.iterdir()}
