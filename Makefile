@@ -36,7 +36,7 @@ bench: dev
 study-camvid study-squeezenas study-fasterseg study-precision: study-%: dev
 	$(BIN)/python bench/study_$*.py; code=$$?; $(BIN)/python bench/tables.py && exit $$code
 
-# Compiles the CUDA kernels for every architecture that the toolkit knows; with TENSORRT_INCLUDE also TensorRT's library.
+# Compiles the CUDA kernels for Orin and, where the toolkit is CUDA 13, for Hopper and Thor; with TENSORRT_INCLUDE also TensorRT's library.
 plugins:
 	cmake -S deploy/plugins -B build/plugins
 	cmake --build build/plugins

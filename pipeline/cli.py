@@ -44,7 +44,7 @@ def cli() -> None:
     A dataset (SPEC) is street, camvid, camvid:ROOT or a YAML file that describes a folder, each with @SPLIT where one split
     is meant. Named datasets are looked for below $EDGESMITH_DATA.
 
-    Exit codes: 0 done, 1 failed, 2 your input, 3 inconclusive.
+    Exit codes: 0 done, 1 failed, 2 wrong input, 3 inconclusive.
     """
 
 

@@ -13,6 +13,7 @@ after each: measuring that was stopped goes on with what is missing.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import shutil
 import statistics
 from collections.abc import Mapping
@@ -81,8 +82,8 @@ def measure(
     `workers` processes export the pieces; they have ended when the first is timed.
 
     Raises ValueError before anything is measured when `out` is no table, was measured elsewhere or otherwise, or when the
-    backend has no timing here; BlockingIOError when another process measures into it; RuntimeError, when all else is
-    measured, if pieces could not be exported.
+    backend has no timing here; ImportError where what exports is not installed; BlockingIOError when another process measures
+    into it; RuntimeError, when all else is measured, if pieces could not be exported.
     """
     if backend != "onnxruntime":
         raise ValueError(f"--backend: pieces are timed on onnxruntime only, not on {backend}")
@@ -91,6 +92,9 @@ def measure(
     missing = {key: part for key, part in pieces.items() if _rounds_of(table, key) < table.rounds}
     if not missing:
         return table
+    if absent := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
+        needs = f"a table's pieces are exported to be timed, and that needs {absent[0]}: pip install 'edgesmith[host]'"
+        raise ImportError(needs, name=absent[0])
     scratch = _scratch(out)
     with locked(scratch):
         table = _opened(out, table, machine)  # another process may have gone on with it until now

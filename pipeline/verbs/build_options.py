@@ -55,7 +55,7 @@ _OPTIONS = (
         default=1200,
         show_default=True,
         metavar="SECONDS",
-        help="Then building one plan, or timing those with plugins, is given up; not for torch_tensorrt.",
+        help="Give up building one plan, or timing those with plugins, after this long; not for torch_tensorrt.",
     ),
 )
 _OF_BUILD = ("precision", "compute_capability", "weights", "timeout_s", "plugins", "plugin_library")

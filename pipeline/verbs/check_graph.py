@@ -23,7 +23,7 @@ from .options import json_option
 @click.option("--plugin", "plugins", multiple=True, metavar="DOMAIN.OP", help="Operator that the device has a plugin for.")
 @json_option
 def check_graph(onnx: Path, target: Any, plugins: tuple[str, ...], as_json: bool) -> None:
-    """Hold the graph ONNX against the rules of a TensorRT.
+    """Check the graph ONNX against the rules of one TensorRT version.
 
     Each line names a node, what is wrong with it, the fix, the rule and where the rule comes from. Nothing is built: a
     graph that passes can still meet a limit of one GPU. Exit code 2 when a rule is broken.

@@ -23,7 +23,7 @@ def show_fields(context: click.Context, option: click.Parameter, wanted: bool) -
         context.exit()
 
 
-@click.command(epilog=f"Recipes that come along: {', '.join(names())}.")
+@click.command(epilog=f"Built-in recipes: {', '.join(names())}.")
 @click.argument("recipe", metavar="RECIPE|NAME")
 @click.option(
     "--fields", is_flag=True, is_eager=True, expose_value=False, callback=show_fields, help="List all fields of recipes."

@@ -58,7 +58,8 @@ def table_measure(
     every operator and at every width; zoo:NAME or ARCH.json measures the pieces of one network, and a recipe (its name or
     RECIPE.yaml) those that its search needs, for its dataset and at its size. Each distinct piece is exported alone, by what
     exports whole networks, and timed warm in rounds over all of them. Stopped or killed, the same command goes on; what is
-    measured is not measured again. A table is of one machine, and so is its use.
+    measured is not measured again. Its times hold for
+    the machine that measured them; a search on another machine may read them.
     """
     from edgesmith.deploy.files import require_folder_above
     from edgesmith.pipeline.events import viewing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -87,6 +88,14 @@ def test_every_piece_that_runs_is_measured(measured: Table) -> None:
     total = measured.total(ARCH, TASK)
     assert 0 < total.latency_ms < 1000
     assert set(measure.timing_errors(measured)) == {"error_percent", "largest_error_percent"}
+
+
+def test_without_torch_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
+    with pytest.raises(ImportError, match=r"needs torch: pip install 'edgesmith\[host\]'"):
+        measured_into(tmp_path / "t.json", distinct([ARCH], TASK, HW))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_timed_piece_is_the_piece_of_the_shipped_network(measured: Table, cut: dict[str, ModelProto]) -> None:
