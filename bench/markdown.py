@@ -1,11 +1,17 @@
-"""Tables in Markdown."""
+"""Tables in Markdown, of the rows that a study's finished jobs left."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+Rows: TypeAlias = "list[dict[str, Any]]"
 NOT_RUN = "not run"
+
+
+def row(rows: Rows, job: str) -> dict[str, Any]:
+    """The row of `job`, empty where it was not run."""
+    return next((r for r in rows if r["job"] == job), {})
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -13,8 +19,8 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def against_table(row: dict[str, Any] | None) -> str:
-    """What `whole_networks.against_table` found of a latency table's sums; None: not run."""
+def against_table(row: dict[str, Any]) -> str:
+    """What `whole_networks.against_table` found of a latency table's sums; empty: not run."""
     if not row:
         return f"{NOT_RUN}\n"
     fit = f"{row['scale']:.3f} x {'+' if row['offset_ms'] >= 0 else '-'} {abs(row['offset_ms']):.2f} ms"

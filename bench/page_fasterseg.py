@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgesmith.bench.page_searches import Setting, compare_searches
-from edgesmith.bench.tables_fasterseg import ABLATION, Rows, known, row, scores
-from edgesmith.pipeline.reports.compare import Measured, TableCheck
+from edgesmith.bench.markdown import Rows, row
+from edgesmith.bench.page_searches import Setting, check, compare_searches, finished
+from edgesmith.bench.tables_fasterseg import ABLATION, known, scores
+from edgesmith.pipeline.reports.compare import Measured
 
 
 def write_page(folders: Sequence[Path], rows: Rows, out: Path) -> Path:
     """Write the page `out` over the searches in `folders` that are finished; ends the program where none is. Returns `out`."""
-    searched = [folder for folder in folders if (folder / "search" / "search.json").is_file()]
-    if not searched:
-        sys.exit(f"--page: no search is finished yet: {' and '.join(str(f / 'search') for f in folders)} are missing")
-    return compare_searches(searched, out, measured(rows), check(rows), "FasterSeg on CamVid", settings(rows))
+    tested = check(row(rows, "time random networks"))
+    return compare_searches(finished(folders), out, measured(rows), tested, "FasterSeg on CamVid", settings(rows))
 
 
 def settings(rows: Rows) -> list[Setting]:
@@ -37,9 +35,3 @@ def measured(rows: Rows) -> list[Measured]:
         miou = statistics.fmean(mious) if mious else None
         found.append(Measured(name, n["gmacs"], n["params"], n.get("median_ms"), n.get("error_ms"), n["table_ms"], miou))
     return found
-
-
-def check(rows: Rows) -> TableCheck | None:
-    """Random whole networks against the table (Figure 3)."""
-    r = row(rows, "time random networks")
-    return TableCheck(r["table_ms"], r["measured_ms"], r["fitted"], r["scale"], r["offset_ms"]) if r else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgesmith.bench.markdown import NOT_RUN
 from edgesmith.deploy.files import write_text
@@ -45,6 +47,19 @@ class Setting:
     def miou(self) -> float | None:
         """The mean over the seeds."""
         return statistics.fmean(self.mious) if self.mious else None
+
+
+def finished(folders: Sequence[Path]) -> list[Path]:
+    """Those of `folders` that hold a finished search; ends the program where none does."""
+    found = [folder for folder in folders if (folder / "search" / "search.json").is_file()]
+    if not found:
+        sys.exit(f"--page: no search is finished yet: {' and '.join(str(f / 'search') for f in folders)} are missing")
+    return found
+
+
+def check(row: dict[str, Any]) -> TableCheck | None:
+    """Random whole networks against the table, as `whole_networks.against_table` found it; None for an empty row."""
+    return TableCheck(row["table_ms"], row["measured_ms"], row["fitted"], row["scale"], row["offset_ms"]) if row else None
 
 
 def compare_searches(

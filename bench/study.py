@@ -51,14 +51,16 @@ class TimeIsUp(KeyboardInterrupt):
     """A job has reached its limit. Like Ctrl-C it is no failure, so that nothing takes it for one and goes on."""
 
 
-def parser(about: str | None) -> argparse.ArgumentParser:
-    """Reads what every study takes; a study may add to it."""
+def parser(about: str | None, page: bool = False) -> argparse.ArgumentParser:
+    """Reads what every study takes, with `page` where it can show what is done; a study may add to it."""
     made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--list", action="store_true", help="the jobs, in order, and which are done")
     made.add_argument("--only", metavar="NAME", help="one job")
     made.add_argument(
         "--timings", action=argparse.BooleanOptionalAction, help="only the jobs that take times, or only the others"
     )
+    if page:
+        made.add_argument("--page", metavar="OUT.html", type=Path, help="write what is done as a page")
     return made
 
 

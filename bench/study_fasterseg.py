@@ -64,16 +64,14 @@ CAMVID = Study(
 )
 
 
-def main(made: Study = CAMVID) -> None:
-    parser = study.parser(__doc__)
-    parser.add_argument("--page", metavar="OUT.html", type=Path, help="write what is done as a page")
-    given = parser.parse_args()
+def main() -> None:
+    given = study.parser(__doc__, page=True).parse_args()
     if given.page is not None:
         from edgesmith.bench.page_fasterseg import write_page
 
-        print(write_page([made.folder_of_search(name) for name in SEARCHES], study.rows(made.results), given.page))
+        print(write_page([CAMVID.folder_of_search(name) for name in SEARCHES], study.rows(CAMVID.results), given.page))
         return
-    study.run(given, made.results, made.jobs())
+    study.run(given, CAMVID.results, CAMVID.jobs())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """The SqueezeNAS study on CamVid, as a list of jobs that can be stopped and started again: python bench/study_squeezenas.py
 
-Options are those of study.py. Needs EDGESMITH_DATA (the folder that holds camvid/). A finished job is appended to
+Options are those of study.py, and
+
+    --page OUT.html   what the finished jobs came to, as a page; runs nothing
+
+Needs EDGESMITH_DATA (the folder that holds camvid/). A finished job is appended to
 docs/measurements/squeezenas.json at once; one that was stopped goes on where it was. Files lie in runs/study-squeezenas.
 """
 
@@ -31,7 +35,7 @@ from edgesmith.pipeline.data.augment import Augment
 from edgesmith.pipeline.data.spec import Data, open_split
 from edgesmith.pipeline.derive import Derive
 from edgesmith.pipeline.events import view_for
-from edgesmith.pipeline.latency.measure import measure
+from edgesmith.pipeline.latency.measure import measure, timing_errors
 from edgesmith.pipeline.search.squeezenas import SqueezeNasSearch
 from edgesmith.pipeline.search.squeezenas_costs import pieces
 from edgesmith.pipeline.search.squeezenas_space import NAMES, space
@@ -189,8 +193,7 @@ def measure_table() -> dict[str, Any]:
     """The table of the Small space at the study's size. Measuring goes on where it stopped."""
     every = pieces(space("small"), TASK, HW)
     table = measure(every, TABLE, input_hw=HW, classes=TASK.classes, threads=THREADS, log=view_for(sys.stderr))
-    errors = [e.error_ms / e.median_ms for e in table.entries.values() if e.median_ms > 0.01]
-    return {"entries": len(table.entries), "rounds": table.rounds, "median_error": statistics.median(errors)}
+    return {"entries": len(table.entries), "rounds": table.rounds, **timing_errors(table)}
 
 
 def random_choices(count: int, seed: int) -> list[tuple[int, ...]]:
@@ -307,5 +310,16 @@ def row_of(job: str) -> dict[str, Any]:
     return study.row_of(RESULTS, job)
 
 
+def main() -> None:
+    given = study.parser(__doc__, page=True).parse_args()
+    if given.page is not None:
+        from edgesmith.bench.page_squeezenas import write_page
+
+        folders = [FOLDER / name for name in ("search-macs", "search-latency")]
+        print(write_page(folders, study.rows(RESULTS), FITTED, given.page))
+        return
+    study.run(given, RESULTS, jobs())
+
+
 if __name__ == "__main__":
-    study.run(study.parser(__doc__).parse_args(), RESULTS, jobs())
+    main()

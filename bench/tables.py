@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesmith.bench import tables_fasterseg
-from edgesmith.bench.markdown import NOT_RUN, against_table, markdown
+from edgesmith.bench.markdown import NOT_RUN, Rows, against_table, markdown, row
 from edgesmith.deploy.files import read_json, write_text
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -35,7 +35,7 @@ def made(name: str) -> str:
     return TABLES[name](read_json(record)) if record.is_file() else f"{NOT_RUN}\n"
 
 
-def camvid(rows: list[dict[str, Any]], network: str | None = None) -> str:
+def camvid(rows: Rows, network: str | None = None) -> str:
     tuned = _seeds(rows, network)
     if not tuned:
         return f"{NOT_RUN}\n"
@@ -66,24 +66,24 @@ def camvid(rows: list[dict[str, Any]], network: str | None = None) -> str:
     return markdown(heads, lines)
 
 
-def _seeds(rows: list[dict[str, Any]], network: str | None) -> list[dict[str, Any]]:
+def _seeds(rows: Rows, network: str | None) -> Rows:
     """The rows of one network's trainings; None: LAT-S, whose rows came first and do not name it."""
     return [r for r in rows if "seed" in r and r.get("network") == network]
 
 
-def camvid_student(rows: list[dict[str, Any]]) -> str:
+def camvid_student(rows: Rows) -> str:
     return camvid(rows, "fasterseg-student")
 
 
-def camvid_classes(rows: list[dict[str, Any]]) -> str:
+def camvid_classes(rows: Rows) -> str:
     tuned, students = _seeds(rows, None), _seeds(rows, "fasterseg-student")
-    street = next((r for r in rows if r["job"] == "street alone"), None)
+    street = row(rows, "street alone")
     lines = []
     for name in tuned[0]["iou"]:
-        alone = "-" if street is None else f"{street['iou'][name]:.3f}"
+        alone = "-" if not street else f"{street['iou'][name]:.3f}"
         scratch = f"{statistics.mean(r['iou'][name] for r in students):.3f}" if students else NOT_RUN
         lines.append([name, f"{statistics.mean(r['iou'][name] for r in tuned):.3f}", scratch, alone])
-    alone = "-" if street is None else f"{street['miou']:.3f}"
+    alone = "-" if not street else f"{street['miou']:.3f}"
     scratch = f"{statistics.mean(r['miou'] for r in students):.3f}" if students else NOT_RUN
     lines.append(["mean", f"{statistics.mean(r['miou'] for r in tuned):.3f}", scratch, alone])
     heads = ["class", "IoU, LAT-S fine-tuned (mean of seeds)", "FasterSeg student from scratch (mean)", "LAT-S on street alone"]
@@ -119,17 +119,17 @@ PRINTED["zoomed"] = (0.30, 0.59, 0.60)
 
 def operators(found: dict[str, Any]) -> str:
     rows = []
-    for row in found["rows"]:
-        ratio, printed = row["ratio"], PRINTED.get(row["operator"])
+    for r in found["rows"]:
+        ratio, printed = r["ratio"], PRINTED.get(r["operator"])
         rows.append(
             [
-                row["operator"],
-                f"{row['macs'] / 1e9:.3f}",
+                r["operator"],
+                f"{r['macs'] / 1e9:.3f}",
                 f"{printed[0]:.2f}" if printed else "-",
-                f"{row['weights'] / 1e6:.3f}",
+                f"{r['weights'] / 1e6:.3f}",
                 f"{printed[1]:.2f}" if printed else "-",
-                "{}x{}".format(*row["output_hw"]),
-                str(row["sees_rows"]),
+                "{}x{}".format(*r["output_hw"]),
+                str(r["sees_rows"]),
                 f"{ratio['p50']:.2f} ({ratio['p10']:.2f} to {ratio['p90']:.2f})",
                 f"{printed[2]:.2f}" if printed else "-",
             ]
@@ -148,8 +148,8 @@ def operators(found: dict[str, Any]) -> str:
     return markdown(heads, rows)
 
 
-def squeezenas_networks(rows: list[dict[str, Any]]) -> str:
-    timed = next((r["networks"] for r in rows if r["job"] == "time the five"), None)
+def squeezenas_networks(rows: Rows) -> str:
+    timed = row(rows, "time the five").get("networks")
     if timed is None:
         return f"{NOT_RUN}\n"
     scores: dict[str, list[float]] = {name: [r["test_miou"] for r in rows if r.get("network") == name] for name in timed}
@@ -169,7 +169,7 @@ def squeezenas_networks(rows: list[dict[str, Any]]) -> str:
     return markdown(heads, lines)
 
 
-def squeezenas_blocks(rows: list[dict[str, Any]]) -> str:
+def squeezenas_blocks(rows: Rows) -> str:
     found = {r["job"].removeprefix("search for "): r["choice"] for r in rows if r["job"].startswith("search for ")}
     if not found:
         return f"{NOT_RUN}\n"
@@ -178,7 +178,7 @@ def squeezenas_blocks(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def squeezenas_searches(rows: list[dict[str, Any]]) -> str:
+def squeezenas_searches(rows: Rows) -> str:
     searches = [r for r in rows if r["job"].startswith("search for ")]
     if not searches:
         return f"{NOT_RUN}\n"
@@ -206,24 +206,26 @@ def squeezenas_searches(rows: list[dict[str, Any]]) -> str:
     return markdown(heads, lines)
 
 
-def squeezenas_removal(rows: list[dict[str, Any]]) -> str:
-    row = next((r for r in rows if r["job"] == "time early removal"), None)
-    if row is None:
+def squeezenas_removal(rows: Rows) -> str:
+    found = row(rows, "time early removal")
+    if not found:
         return f"{NOT_RUN}\n"
     steps = [
-        ["candidates at the start of epoch", *map(str, range(1, len(row["alive"]) + 1))],
-        ["alive", *map(str, row["alive"])],
-        ["a step, s", *(f"{s:.2f}" for s in row["step_s"])],
+        ["candidates at the start of epoch", *map(str, range(1, len(found["alive"]) + 1))],
+        ["alive", *map(str, found["alive"])],
+        ["a step, s", *(f"{s:.2f}" for s in found["step_s"])],
     ]
-    said = f"All steps: {row['with_s']} s with early removal, {row['without_s']} s without, a share of {row['share']:.2f}.\n"
+    said = (
+        f"All steps: {found['with_s']} s with early removal, {found['without_s']} s without, a share of {found['share']:.2f}.\n"
+    )
     return markdown(steps[0], steps[1:]) + "\n" + said
 
 
-def squeezenas_table(rows: list[dict[str, Any]]) -> str:
-    return against_table(next((r for r in rows if r["job"] == "time random networks"), None))
+def squeezenas_table(rows: Rows) -> str:
+    return against_table(row(rows, "time random networks"))
 
 
-def zoo_precision(rows: list[dict[str, Any]]) -> str:
+def zoo_precision(rows: Rows) -> str:
     lines = [
         [
             row["network"],
@@ -237,7 +239,7 @@ def zoo_precision(rows: list[dict[str, Any]]) -> str:
     return markdown(["network", "precision", "findings, any target", "plan, MB", "build, s"], lines)
 
 
-def precision(rows: list[dict[str, Any]]) -> str:
+def precision(rows: Rows) -> str:
     trained = [r for r in rows if "precision" in r]
     lines = [
         [n, "fp32", "-", *["-"] * 2, f"{m:.4f}", *["-"] * 3] for n, m in {r["network"]: r["fp32"] for r in trained}.items()
@@ -275,7 +277,7 @@ def precision(rows: list[dict[str, Any]]) -> str:
     return markdown(heads, lines)
 
 
-def precision_imported(rows: list[dict[str, Any]]) -> str:
+def precision_imported(rows: Rows) -> str:
     keys = ("fp16_agreement", "fp16_worst", "int8_agreement", "int8_worst")
     lines = [
         [r["job"].removeprefix("imported "), f"{r['frames']}", "{}x{}".format(*r["frame_hw"]), *(f"{r[k]:.4f}" for k in keys)]

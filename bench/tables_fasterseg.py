@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
-from edgesmith.bench.markdown import NOT_RUN, against_table, markdown
+from edgesmith.bench.markdown import NOT_RUN, Rows, against_table, markdown, row
 from edgesmith.pipeline.reports.fasterseg import PAPER
 
-Rows: TypeAlias = "list[dict[str, Any]]"
 DISTILLED, RELEASED = " with distillation", " with distillation as released"
 """Behind the name of a network that learns from the teacher: by Eq. 4, and by the divergence of the authors' code."""
 SEEDS = (0, 1)
@@ -29,11 +28,6 @@ ABLATION: dict[str, tuple[str, tuple[float, float] | None]] = {
 }
 """A row of Table 3 or of ours -> what was trained for it, and the paper's mIoU in percent and FPS."""
 KINDS = {"operator": "operator O", "resolution": "resolution s", "width": "width χ"}
-
-
-def row(rows: Rows, job: str) -> dict[str, Any]:
-    """The row of `job`, empty where it was not run."""
-    return next((r for r in rows if r["job"] == job), {})
 
 
 def known(rows: Rows, trained: str) -> dict[str, Any]:
