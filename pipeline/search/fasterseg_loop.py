@@ -204,6 +204,7 @@ class Pretraining:
         self.searching = searching
         self.weights = WeightLearning(searching, searching.search.pretrain)
         self.best: dict[str, Tensor] = {}
+        self.place = searching.placement.place
         self.advice = advice("search", "search.pretrain.optim", searching.search.pretrain.optim)
 
     def advance(self, batch: Batch, progress: Progress, done: float) -> dict[str, float]:
@@ -233,6 +234,7 @@ class Alternation:
         self.searching, self.networks = searching, networks
         self.weights = WeightLearning(searching, search.alternate)
         self.best: dict[str, Tensor] = {}
+        self.place = searching.placement.place
         self.advice = advice("search", "search.alternate.optim", search.alternate.optim)
         parameters = [p for relaxed in searching.relaxed.values() for p in relaxed.parameters()]
         self.arch_optimizer = allocated(torch.optim.Adam(parameters, lr=search.arch_lr, betas=search.arch_betas))

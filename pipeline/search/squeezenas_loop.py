@@ -93,6 +93,7 @@ class Searching:
         self.advice = advice("search", "search.optim", search.optim)
         self.best: dict[str, Tensor] = {}
         self.placement = Placement(device, pick_precision(search.precision, device), search.channels_last)
+        self.place = self.placement.place
         self.supernet = Supernet(self.space, task)
         self.placement.module(self.supernet).train()
         self.theta = torch.ones(len(self.space), len(NAMES), device=device, requires_grad=True)

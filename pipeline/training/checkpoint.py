@@ -30,6 +30,8 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
     """Sums of those steps' numbers: the loss and whatever else is followed."""
     best_miou: float | None = None
+    place: str = ""
+    """Where the last of it was computed (`Placement.place`)."""
     history: list[dict[str, Any]] = field(default_factory=list)
 
 

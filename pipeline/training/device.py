@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from edgesmith.deploy.engines.onnxruntime import processor
 from edgesmith.models.model import IMAGENET_MEAN, IMAGENET_STD
 from edgesmith.pipeline.data.augment import Cached
 from edgesmith.pipeline.data.spec import Data, open_split
@@ -50,6 +51,13 @@ class Placement:
         frames = torch.as_tensor(batch.frames).to(self.device, non_blocking=True)
         labels = torch.as_tensor(batch.labels).to(self.device, non_blocking=True)
         return normalise(frames, *self._normalisation, self.channels_last), labels
+
+    @property
+    def place(self) -> str:
+        """Where and how it computes, in words: results are equal to the bit in one place alone."""
+        if self.device.type == "cuda":
+            return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
+        return f"{processor()}, {torch.get_num_threads()} threads, {self.precision}"
 
     @cached_property
     def _normalisation(self) -> tuple[Tensor, Tensor]:

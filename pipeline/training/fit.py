@@ -67,6 +67,7 @@ class Training:
 
     def __init__(self, train: Train, trainer: Trainer, val: Split) -> None:
         self.train, self.trainer, self.val = train, trainer, val
+        self.place = trainer.placement.place
         self.advice = advice("train", "train.optim", train.optim)
         self.lr = 0.0
 

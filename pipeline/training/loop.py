@@ -39,6 +39,8 @@ class Source(Protocol[Made]):
 class Learner(Protocol[Given]):
     """What the loop advances. `fit.Training` and the searches are such."""
 
+    place: str
+    """Where and how it computes (`Placement.place`)."""
     advice: str
     """What may help when a number is not finite."""
     best: dict[str, Tensor]
@@ -77,6 +79,9 @@ def run_epochs(learner: Learner[B], batches: Source[B], epochs: int, checkpoint_
         slot.log("checkpoint-damaged", moved_to=str(checkpoint.damaged), going_on="from the start")
     if progress.epoch or progress.step:
         slot.log("resumed", epoch=progress.epoch + 1, step=progress.step)
+    if progress.place not in ("", learner.place):
+        slot.log("remark", text=f"so far this was computed on {progress.place}; it goes on on {learner.place}, to other bits")
+    progress.place = learner.place
     steps = len(batches)
     saved = time.monotonic()
     while progress.epoch < epochs:

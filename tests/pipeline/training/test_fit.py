@@ -20,6 +20,7 @@ from edgesmith.pipeline.show import describe
 from edgesmith.pipeline.stage import stage_key
 from edgesmith.pipeline.train import Start, Train
 from edgesmith.pipeline.training import fit
+from edgesmith.pipeline.training.device import Placement
 from edgesmith.pipeline.training.fit import Trainer
 from edgesmith.pipeline.training.loader import Batch, Batches
 from edgesmith.pipeline.training.optim import Optim
@@ -96,6 +97,24 @@ def test_a_checkpoint_of_another_training_is_not_taken_up(arch: Architecture, tm
     events: list[str] = []
     TINY(arch, Slot(tmp_path / "b", "another key", scratch, lambda event, **fields: events.append(event)))
     assert "resumed" not in events
+
+
+def test_going_on_in_another_place_is_said(arch: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def remarks() -> list[str]:
+        seen, stop = [], stopping_at(2)
+
+        def log(event: str, **fields: Any) -> None:
+            seen.extend([fields["text"]] if event == "remark" else [])
+            stop(event, **fields)
+
+        with pytest.raises(KeyboardInterrupt):
+            TINY(arch, Slot(tmp_path / "w", "key", tmp_path / "scratch", log))
+        return seen
+
+    assert remarks() == remarks() == []
+    monkeypatch.setattr(Placement, "place", "a GPU, bf16")
+    (said,) = remarks()
+    assert said.endswith("threads, fp32; it goes on on a GPU, bf16, to other bits")
 
 
 def test_what_a_kill_left_of_a_checkpoint_half_written_is_cleared(arch: Architecture, tmp_path: Path) -> None:
