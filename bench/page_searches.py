@@ -23,8 +23,8 @@ from edgesmith.pipeline.reports.compare import (
     speed,
     table_chart,
 )
-from edgesmith.pipeline.reports.html import searched
-from edgesmith.pipeline.reports.page import clean, figure, guarded, number, page, percent, table
+from edgesmith.pipeline.reports.html import search_sections
+from edgesmith.pipeline.reports.page import clean, figure, guarded, number, page, percent, remark, table
 from edgesmith.pipeline.reports.plots import Point, Series, scatter
 from edgesmith.pipeline.reports.run import RunFolder
 
@@ -89,11 +89,11 @@ def compare_searches(
         return f'<div class="pair">{charts}</div>' + measured_table(measured)
 
     made = [("ablation", "Ablation", guarded(ablation, settings))] if settings else []
-    if any(NETWORKS in searched(run) for run in runs):
+    if any(NETWORKS in search_sections(run) for run in runs):
         made.append(("networks", "Found networks", guarded(networks, first)))
     made.append(("speed", "Cost and latency", guarded(measured_elsewhere if measured or check else speed, first)))
     for i, (run, name) in enumerate(named(first)):
-        for anchor, heading, section in searched(run):
+        for anchor, heading, section in search_sections(run):
             if anchor != "networks" and (i == 0 or anchor != "collapse"):  # the first one's shows all
                 made.append((f"{anchor}-{len(made)}", f"{name}: {heading.lower()}", guarded(section, run)))
     title = title or "Searches beside each other"
@@ -121,7 +121,7 @@ def ablation(settings: Sequence[Setting]) -> str:
         "Cityscapes at 1024x2048 on a GTX 1080 Ti: what can be compared is the order of the rows."
     )
     shown = figure(chart) if len(points) > 1 else ""
-    return f'{shown}{table(head, body)}<p class="soft small" style="margin-top:10px">{clean(words)}</p>'
+    return shown + table(head, body) + remark(words)
 
 
 def _scored(s: Setting) -> str:

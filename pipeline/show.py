@@ -12,7 +12,8 @@ from edgesmith.models.model import read_model
 from edgesmith.pipeline.search.fasterseg_space import RATES
 
 from .artifacts import KINDS, SIDECAR, Artifact
-from .reports.run import METHODS, CoSearch, RunFolder
+from .reports.run import METHODS, RunFolder
+from .reports.searches import FasterSegResult
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def _search(folder: Path) -> dict[str, Any]:
     if method not in METHODS:
         raise ValueError(f"{folder / 'search.json'}: method {method!r} is not one of {', '.join(METHODS)}")
     if method == "fasterseg":
-        return _cosearch(CoSearch(value))
+        return _cosearch(FasterSegResult(value))
     samples = read_json(folder / "samples.json")
     last = value["history"][-1]
     best = [row for row in samples if row["on_front"]]
@@ -96,7 +97,7 @@ def _search(folder: Path) -> dict[str, Any]:
     }
 
 
-def _cosearch(search: CoSearch) -> dict[str, Any]:
+def _cosearch(search: FasterSegResult) -> dict[str, Any]:
     """A FasterSeg search: where its course ended, and the networks that it means, each net's chosen one marked."""
     value, networks = search.summary, []
     for found in search.networks:
@@ -189,7 +190,7 @@ def _run(folder: Path) -> dict[str, Any]:
             value[name] = _artifact(folder / name) if done else "not made yet"
     run = RunFolder(folder)
     if "search" in value and run.method == "fasterseg":  # which of its networks is chosen, the run may have said otherwise
-        value["search"] |= _cosearch(run.cosearch)
+        value["search"] |= _cosearch(run.fasterseg)
     return value
 
 

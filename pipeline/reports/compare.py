@@ -18,7 +18,8 @@ from edgesmith.models.draw_lineup import lineup
 
 from .page import clean, details, figure, note, number, percent, table
 from .plots import Point, Rule, Series, scatter
-from .run import CoSearch, RunFolder, Search, Section
+from .run import RunFolder, Section
+from .searches import FasterSegResult, SqueezeNasResult
 
 FOUND = {"macs": "MAC-found", "latency": "latency-found", "params": "parameter-found", "activations": "activation-found"}
 
@@ -186,7 +187,7 @@ def _about(m: Measured) -> str:
 def sampled_throughput(run: RunFolder) -> str:
     """GMACs a second of all sampled networks by the latency table of a search that had one."""
     search = _table(run)
-    if not isinstance(search, Search):
+    if not isinstance(search, SqueezeNasResult):
         return ""
 
     def point(row: dict[str, float]) -> Point:
@@ -204,7 +205,7 @@ def sampled_throughput(run: RunFolder) -> str:
 # What the runs say
 
 
-def measured_of(run: RunFolder, name: str, table: Search | CoSearch | None) -> Measured | None:
+def measured_of(run: RunFolder, name: str, table: SqueezeNasResult | FasterSegResult | None) -> Measured | None:
     """The network of `run` with what its validation measured; `table` is a search that knows latencies of candidates."""
     if run.arch is None:
         return None
@@ -235,7 +236,7 @@ def _as_in_table(validation: dict[str, Any] | None, hw: tuple[int, int]) -> bool
     return (engine["backend"], engine["precision"], tuple(validation["frame_hw"])) == ("onnxruntime", "fp32", hw)
 
 
-def _table_sum(table: Search | CoSearch, arch: Arch, task: Segmentation, hw: tuple[int, int]) -> float | None:
+def _table_sum(table: SqueezeNasResult | FasterSegResult, arch: Arch, task: Segmentation, hw: tuple[int, int]) -> float | None:
     """Latency of `arch` by the costs of `table`; None where these are of another size, task or space."""
     if (table.input_hw, table.task) != (hw, task):
         return None
@@ -245,7 +246,7 @@ def _table_sum(table: Search | CoSearch, arch: Arch, task: Segmentation, hw: tup
         return None
 
 
-def _table(run: RunFolder) -> Search | CoSearch | None:
+def _table(run: RunFolder) -> SqueezeNasResult | FasterSegResult | None:
     """The first search among the runs that was latency-aware: it holds what its table says of its candidates or networks."""
     return next((r.any_search for r in (run, *run.against) if r.searched and r.any_search.resource == "latency"), None)
 

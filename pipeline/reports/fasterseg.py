@@ -14,9 +14,9 @@ from edgesmith.models.draw import draw
 from edgesmith.pipeline.search.fasterseg_space import RATES, Net, Scales
 
 from .lines import Bands, Choice, Line, bands, lines
-from .page import NONE, bar, clean, details, figure, note, number, percent, table, tile, tiles
-from .run import CoSearch, Found, RunFolder, Section, branch_words
-from .search import RESOURCES
+from .page import NONE, bar, clean, details, figure, note, number, percent, remark, table, tile, tiles
+from .run import RunFolder, Section
+from .searches import FasterSegResult, Found, branch_words
 
 PAPER = {"operator": (10.42, 0.001), "resolution": (0.01, 0.997), "width": (5.54, 0.002)}
 """Table 2: how far the latency moves, in ms on a GTX 1080 Ti at 1024x2048; and the weights of Eq. 3."""
@@ -38,7 +38,7 @@ MAX_EPOCHS = 40
 
 def course(run: RunFolder) -> str:
     """Losses, relaxed latency, lambda and entropy over the epochs."""
-    s, rows = run.cosearch, run.cosearch.searched
+    s, rows = run.fasterseg, run.fasterseg.alternated
     begin = ("search", rows[0][0] - 0.5) if rows and rows[0][0] > 1 else None
 
     def curve(key: str) -> list[tuple[float, float]]:
@@ -46,7 +46,7 @@ def course(run: RunFolder) -> str:
 
     halves = [Line("the weights' half", curve("pixel_loss")), Line("the architecture's", curve("arch_pixel_loss"), "orange")]
     charts = figure(lines(halves, "epoch", "OHEM loss a head and pass", begin=begin))
-    charts += figure(lines([Line("supernet", curve("latency"))], "epoch", f"relaxed {_resource(s)}, {s.unit}", s.unit))
+    charts += figure(lines([Line("supernet", curve("latency"))], "epoch", f"relaxed {s.resource_words}, {s.unit}", s.unit))
     entropies = [
         Line(name, [(i, _float((row.get("entropy") or {}).get(key))) for i, row in rows], look)
         for key, name, look in (("alpha", "operators", "blue"), ("beta", "predecessors", "grey"), ("ratio", "widths", "orange"))
@@ -60,24 +60,21 @@ def course(run: RunFolder) -> str:
     )
     words = (
         f"L = {space.layers} layers, {len(space.operators)} operators, ratios {', '.join(map(str, space.ratios))}, "
-        f"b = {space.branches}; {'decoupled' if s.summary['decoupled'] else 'one coupled'} {_resource(s)} term. "
+        f"b = {space.branches}; {'decoupled' if s.summary['decoupled'] else 'one coupled'} {s.resource_words} term. "
         "Losses are those of the half of the train split that the step was on. "
         f"{'The line marks where the architecture begins to learn. ' if begin else ''}"
-        f"Relaxed {_resource(s)}: the mean over networks drawn by the probabilities, the three scales' added up. "
+        f"Relaxed {s.resource_words}: the mean over networks drawn by the probabilities, the three scales' added up. "
         f"Entropy when all choices are alike: {most}; 0 when they are settled."
     )
     keys = ("loss", "pixel_loss", "arch_loss", "arch_pixel_loss", "latency", "lambda", "lr")
     body = [[str(i), clean(row["phase"]), *(_cell(row.get(k)) for k in keys)] for i, row in s.epochs]
     losses = ("weights: loss", "weights: OHEM loss", "architecture: loss", "architecture: OHEM loss")
-    head = ("epoch", "phase", *losses, f"relaxed {_resource(s)}, {s.unit}", "λ", "learning rate")
+    head = ("epoch", "phase", *losses, f"relaxed {s.resource_words}, {s.unit}", "λ", "learning rate")
     every = details("Every epoch", table(head, body, text_columns=2))
-    return (
-        f'{_headline(s)}<div class="pair" style="margin-top:18px">{charts}</div>'
-        f'<p class="soft small" style="margin-top:10px">{clean(words)}</p>{every}'
-    )
+    return f'{_headline(s)}<div class="pair" style="margin-top:18px">{charts}</div>{remark(words)}{every}'
 
 
-def _headline(s: CoSearch) -> str:
+def _headline(s: FasterSegResult) -> str:
     items = []
     for net in s.nets:
         found = s.chosen(net)
@@ -89,13 +86,13 @@ def _headline(s: CoSearch) -> str:
         items.append(tile("The run's network", "pruned", "teacher", f"{s.pruned.branches}, at the smallest expansion ratio"))
     counts = [sum(row["phase"] == phase for _, row in s.epochs) for phase in ("pretrain", "search")]
     items.append(tile("Epochs", f"{counts[0]} + {counts[1]}", "", "pretraining + search"))
-    entropy = s.searched[-1][1].get("entropy") if s.searched else None
+    entropy = s.alternated[-1][1].get("entropy") if s.alternated else None
     if entropy:
         items.append(tile("Entropy of operators", number(entropy["alpha"], 2), "nats", f"{_most(s):.2f} at the start"))
     return tiles(items)
 
 
-def _most(s: CoSearch) -> float:
+def _most(s: FasterSegResult) -> float:
     return math.log(len(s.space.operators))
 
 
@@ -104,8 +101,8 @@ def _most(s: CoSearch) -> float:
 
 def probabilities(run: RunFolder) -> str:
     """What the choices of each cell, merge and tensor were worth over the epochs."""
-    s = run.cosearch
-    rows = [(i, row["probabilities"]) for i, row in s.searched if row.get("probabilities")]
+    s = run.fasterseg
+    rows = [(i, row["probabilities"]) for i, row in s.alternated if row.get("probabilities")]
     if not rows:
         return note("The architecture has not learnt yet: the search ended with its pretraining.")
     charts, every = "", ""
@@ -127,10 +124,10 @@ def probabilities(run: RunFolder) -> str:
         "last. α chooses a cell's operator; β says where what enters a cell comes from, red: from the finer scale, halved on "
         "the way; γ chooses the width of what enters a layer, stronger for wider."
     )
-    return f'<div class="pair">{charts}</div><p class="soft small" style="margin-top:10px">{clean(words)}</p>{maps}{every}'
+    return f'<div class="pair">{charts}</div>{remark(words)}{maps}{every}'
 
 
-def panels(s: CoSearch, steps: Sequence[Mapping[str, Any]], net: Net) -> list[Bands]:
+def panels(s: FasterSegResult, steps: Sequence[Mapping[str, Any]], net: Net) -> list[Bands]:
     """Operators, predecessors and widths by scale; `steps` are the probabilities of each epoch."""
     operators = [Choice(OPERATORS[o][0], OPERATORS[o][1]) for o in s.space.operators]
     order = sorted(range(len(operators)), key=lambda k: list(OPERATORS).index(s.space.operators[k]))
@@ -153,7 +150,7 @@ def panels(s: CoSearch, steps: Sequence[Mapping[str, Any]], net: Net) -> list[Ba
     return found
 
 
-def _mean_operators(s: CoSearch, rows: Sequence[tuple[int, Any]], net: Net) -> list[Line]:
+def _mean_operators(s: FasterSegResult, rows: Sequence[tuple[int, Any]], net: Net) -> list[Line]:
     found = []
     for name, (words, _, look) in OPERATORS.items():
         if name in s.space.operators:
@@ -162,7 +159,7 @@ def _mean_operators(s: CoSearch, rows: Sequence[tuple[int, Any]], net: Net) -> l
     return found
 
 
-def _mean_ratios(s: CoSearch, rows: Sequence[tuple[int, Any]]) -> list[Line]:
+def _mean_ratios(s: FasterSegResult, rows: Sequence[tuple[int, Any]]) -> list[Line]:
     count = len(s.space.ratios)
     looks = [f"blue o{1 + round(4 * k / max(1, count - 1))}" for k in range(count)]
     return [
@@ -175,7 +172,7 @@ def _mean(tables: Sequence[Sequence[Sequence[float]]], column: int) -> float:
     return 100 * fmean(row[column] for rows in tables for row in rows)
 
 
-def _last_table(s: CoSearch, p: Mapping[str, Any], net: Net) -> str:
+def _last_table(s: FasterSegResult, p: Mapping[str, Any], net: Net) -> str:
     ratios = s.space.ratios_of(net)
     body = []
     for k, rate in enumerate(RATES):
@@ -195,7 +192,7 @@ def _last_table(s: CoSearch, p: Mapping[str, Any], net: Net) -> str:
 
 def sensitivity(run: RunFolder) -> str:
     """Table 2: how far the supernet's latency moves with each kind of choice, and how Eq. 3 weighs it."""
-    s = run.cosearch
+    s = run.fasterseg
     found = s.summary.get("sensitivity")
     if not found:
         return note("The search did not say what its latency is sensitive to.")
@@ -215,10 +212,10 @@ def sensitivity(run: RunFolder) -> str:
         else "This search took one coupled term, so that the weights did not count."
     )
     words = (
-        f"Difference of the supernet's {_resource(s)} between the costliest and the cheapest choices of one kind, the others "
-        f"even, at {s.input_hw[0]}x{s.input_hw[1]} (paper, Table 2: a GTX 1080 Ti, 1024x2048). {regular}"
+        f"Difference of the supernet's {s.resource_words} between the costliest and the cheapest choices of one kind, the "
+        f"others even, at {s.input_hw[0]}x{s.input_hw[1]} (paper, Table 2: a GTX 1080 Ti, 1024x2048). {regular}"
     )
-    return table(head, body, 2, ("", "wide")) + f'<p class="soft small" style="margin-top:10px">{clean(words)}</p>'
+    return table(head, body, 2, ("", "wide")) + remark(words)
 
 
 # Figure 4
@@ -228,14 +225,14 @@ def collapse(run: RunFolder) -> str:
     """Figure 4: latency and mIoU of the networks that the logits mean, by epoch; other searches below, on the same axes where
     their numbers are of the same kind."""
     runs = [r for r in (run, *run.against) if r.method == "fasterseg"]
-    courses = [(r, r.cosearch.course("student")) for r in runs]
+    courses = [(r, r.fasterseg.course("student")) for r in runs]
     if not any(courses[0][1].values()):
         return note("No network was evaluated on the way.")
-    seen = [(_costs_of(r.cosearch), f) for r, course in courses for row in course.values() for _, f in row]
+    seen = [(_costs_of(r.fasterseg), f) for r, course in courses for row in course.values() for _, f in row]
     scores = [100 * f.val_miou for _, f in seen]
     parts = []
     for r, found in courses:
-        s = r.cosearch
+        s = r.fasterseg
         latencies = [f.latency for costs, f in seen if costs == _costs_of(s)]
         chosen = s.chosen("student")
         order = sorted(found, key=lambda scales: (chosen is None or scales != chosen.scales, scales))
@@ -243,10 +240,12 @@ def collapse(run: RunFolder) -> str:
         slow = [Line(names[k], [(i, f.latency) for i, f in found[k]], LINES[k]) for k in order]
         good = [Line(names[k], [(i, 100 * f.val_miou) for i, f in found[k]], LINES[k]) for k in order]
         level = _level(s, latencies) if latencies else None
-        charts = figure(lines(slow, "epoch", f"{_resource(s)} of the network, {s.unit}", s.unit, level=level, covers=latencies))
+        charts = figure(
+            lines(slow, "epoch", f"{s.resource_words} of the network, {s.unit}", s.unit, level=level, covers=latencies)
+        )
         charts += figure(lines(good, "epoch", "mIoU in the supernet, %", "%", covers=scores))
         kind = "decoupled" if s.summary["decoupled"] else "coupled"
-        head = f"<h3>{clean(r.name)}: {kind} {clean(_resource(s))} term</h3>" if len(courses) > 1 else ""
+        head = f"<h3>{clean(r.name)}: {kind} {clean(s.resource_words)} term</h3>" if len(courses) > 1 else ""
         parts.append(f'{head}<div class="pair" style="margin-bottom:16px">{charts}</div>')
     words = (
         "The student as the logits mean it after each epoch, with each set of branches. The mIoU is the supernet's by its head "
@@ -258,17 +257,23 @@ def collapse(run: RunFolder) -> str:
         for scales in courses[0][1]
         for i, f in courses[0][1][scales]
     ]
-    columns = ("epoch", "branches", f"{_resource(run.cosearch)}, {run.cosearch.unit}", "mIoU in the supernet", "target (Eq. 5)")
+    columns = (
+        "epoch",
+        "branches",
+        f"{run.fasterseg.resource_words}, {run.fasterseg.unit}",
+        "mIoU in the supernet",
+        "target (Eq. 5)",
+    )
     numbers = details("Every network as numbers", table(columns, body, 2))
-    return "".join(parts) + f'<p class="soft small">{clean(words)}</p>{numbers}'
+    return "".join(parts) + remark(words) + numbers
 
 
-def _costs_of(s: CoSearch) -> tuple[str, str, tuple[int, int]]:
+def _costs_of(s: FasterSegResult) -> tuple[str, str, tuple[int, int]]:
     """What a search's costs are of; only those of the same are on one axis."""
     return s.resource, s.unit, s.input_hw
 
 
-def _level(s: CoSearch, latencies: Sequence[float]) -> tuple[str, float] | None:
+def _level(s: FasterSegResult, latencies: Sequence[float]) -> tuple[str, float] | None:
     """The target latency, where it is near enough to what was found not to flatten the chart."""
     target = float(s.summary["target"]["T"])
     near = min(latencies) / 1.5 <= target <= max(latencies) * 1.5
@@ -280,7 +285,7 @@ def _level(s: CoSearch, latencies: Sequence[float]) -> tuple[str, float] | None:
 
 def found(run: RunFolder) -> str:
     """Figure 6: the networks of the last epoch, the chosen ones drawn."""
-    s = run.cosearch
+    s = run.fasterseg
     if not s.networks:
         return note("The search found no network: it ended with its pretraining.")
     body, pictures, others = [], "", ""
@@ -294,7 +299,7 @@ def found(run: RunFolder) -> str:
         body.append([clean(f.net), clean(f.branches), "chosen" if chosen else "", *numbers])
         name = f"{f.net.title()}, branches to {f.branches}"
         if f.arch.digest in trained:
-            pictures += f'<p class="soft small">{clean(f"{name}: drawn under {trained[f.arch.digest]}.")}</p>'
+            pictures += remark(f"{name}: drawn under {trained[f.arch.digest]}.")
             continue
         picture = figure(draw(f.arch, s.task, s.input_hw), "", "drawing")
         if chosen:
@@ -302,11 +307,11 @@ def found(run: RunFolder) -> str:
         else:
             others += details(name, picture)
     compute = () if s.resource == "macs" else ("GMACs",)
-    columns = (f"{_resource(s)}, {s.unit}", "mIoU in the supernet", "target", *compute, "M parameters", "cells")
+    columns = (f"{s.resource_words}, {s.unit}", "mIoU in the supernet", "target", *compute, "M parameters", "cells")
     t = s.summary["target"]
     w = f"{t['alpha']:g}" if t["alpha"] == t["beta"] else f"{t['alpha']:g} up to T and {t['beta']:g} above"
     words = (
-        f"The target is mIoU · ({_resource(s)} / T)^w with T = {t['T']:g} {s.unit} and w = {w} (Eq. 5 and 6). "
+        f"The target is mIoU · ({s.resource_words} / T)^w with T = {t['T']:g} {s.unit} and w = {w} (Eq. 5 and 6). "
         "By it is chosen where the branches end."
     )
     if run.budget is not None:
@@ -314,12 +319,10 @@ def found(run: RunFolder) -> str:
     if s.pruned is not None and run.arch is not None:
         words += f" The run's network is none of these: it is the pruned teacher, with branches to {s.pruned.branches}."
         if run.arch.digest in trained:
-            pictures = (
-                f'<p class="soft small">{clean(f"Pruned teacher: drawn under {trained[run.arch.digest]}.")}</p>{pictures}'
-            )
+            pictures = remark(f"Pruned teacher: drawn under {trained[run.arch.digest]}.") + pictures
         else:
             pictures = f"<h3>Pruned teacher</h3>{figure(draw(run.arch, s.task, s.input_hw), '', 'drawing')}{pictures}"
-    shown = table(("", "branches", "", *columns), body, 3) + f'<p class="soft small" style="margin-top:10px">{clean(words)}</p>'
+    shown = table(("", "branches", "", *columns), body, 3) + remark(words)
     return f'{shown}<div style="margin-top:16px">{pictures}{others}</div>'
 
 
@@ -331,10 +334,6 @@ def _cells(f: Found) -> str:
     return f"{counts}, {f.arch.shared} shared" if len(f.arch.branches) > 1 else counts
 
 
-def _resource(s: CoSearch) -> str:
-    return RESOURCES.get(s.resource, s.resource)
-
-
 def _float(value: Any) -> float:
     return math.nan if value is None else float(value)
 
@@ -343,7 +342,7 @@ def _cell(value: Any) -> str:
     return NONE if value is None else f"{float(value):.4g}"
 
 
-COSEARCH_SECTIONS: list[Section] = [
+FASTERSEG_SECTIONS: list[Section] = [
     ("search", "Search", course),
     ("probabilities", "Probabilities over time", probabilities),
     ("sensitivity", "Sensitivity", sensitivity),

@@ -24,10 +24,27 @@ from edgesmith.pipeline.validate import PHASES
 from . import frames as report_frames
 from .charts import heat_map, histogram, line_chart
 from .compare import NETWORKS, SPEED
-from .fasterseg import COSEARCH_SECTIONS
-from .page import NONE, bar, clean, details, figure, guarded, note, number, page, percent, pre, swatch, table, tile, tiles
+from .fasterseg import FASTERSEG_SECTIONS
+from .page import (
+    NONE,
+    bar,
+    clean,
+    details,
+    figure,
+    guarded,
+    note,
+    number,
+    page,
+    percent,
+    pre,
+    remark,
+    swatch,
+    table,
+    tile,
+    tiles,
+)
 from .run import RunFolder, Section
-from .search import SEARCH_SECTIONS
+from .squeezenas import SQUEEZENAS_SECTIONS
 from .training import TEACHER, training
 
 NOT_VALIDATED = "Not validated yet: the run folder has no validation/validation.json."
@@ -51,7 +68,7 @@ def write_report(run_folder: Path, against: Sequence[Path] = ()) -> Path:
 
 def _sections(run: RunFolder) -> list[Section]:
     """SECTIONS, with those of a search, of a comparison and of a teacher where the run has them."""
-    extra = searched(run)
+    extra = search_sections(run)
     if run.against and NETWORKS not in extra:
         extra = [*extra, NETWORKS]
     found = [SECTIONS[0], *extra, *([SPEED] if extra else ()), *SECTIONS[1:]]
@@ -135,7 +152,7 @@ def classes(run: RunFolder) -> str:
         "Accuracy is the part of a class's pixels that was labelled so; share is the class's part of all labelled pixels."
     )
     head = ("class", "", "IoU", "accuracy", "share")
-    return table(head, rows, 2, ("", "wide")) + f'<p class="soft small" style="margin-top:10px">{clean(caption)}</p>'
+    return table(head, rows, 2, ("", "wide")) + remark(caption)
 
 
 def confusion(run: RunFolder) -> str:
@@ -172,11 +189,7 @@ def latency(run: RunFolder) -> str:
         "from camera frame to label map; resizing, normalisation, enlargement and argmax are inside the graph."
     )
     head = ("phase", "", "p50, ms", "p90, ms", "p99, ms", "mean, ms")
-    return (
-        f'<div class="pair">{charts}</div>'
-        + table(head, rows, 2, ("", "wide"))
-        + f'<p class="soft small" style="margin-top:10px">{clean(words)}</p>'
-    )
+    return f'<div class="pair">{charts}</div>' + table(head, rows, 2, ("", "wide")) + remark(words)
 
 
 def agreement(run: RunFolder) -> str:
@@ -264,13 +277,13 @@ SECTIONS: list[Section] = [
 
 
 SEARCHES: dict[str, list[Section]] = {
-    "squeezenas": [*SEARCH_SECTIONS, NETWORKS],
-    "fasterseg": COSEARCH_SECTIONS,  # its networks stand among them
+    "squeezenas": [*SQUEEZENAS_SECTIONS, NETWORKS],
+    "fasterseg": FASTERSEG_SECTIONS,  # its networks stand among them
 }
 """Sections of a run with a search, by its method."""
 
 
-def searched(run: RunFolder) -> list[Section]:
+def search_sections(run: RunFolder) -> list[Section]:
     """The sections of the run's search; of a method that is not known, one that says so."""
     return [] if run.method is None else SEARCHES.get(run.method, [("search", "Search", _of_another_method)])
 

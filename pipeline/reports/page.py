@@ -173,6 +173,11 @@ def note(words: str, bad: bool = False) -> str:
     return f'<p class="note{" bad" if bad else ""}">{clean(words)}</p>'
 
 
+def remark(words: str) -> str:
+    """What is to be known of a chart or a table above, in small letters."""
+    return f'<p class="soft small" style="margin-top:10px">{clean(words)}</p>'
+
+
 def figure(html: str, caption: str = "", kind: str = "") -> str:
     below = f"<figcaption>{clean(caption)}</figcaption>" if caption else ""
     return f'<figure><div class="scroll {kind}">{html}</div>{below}</figure>'

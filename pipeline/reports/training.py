@@ -10,7 +10,7 @@ from edgesmith.models.draw import draw
 from edgesmith.pipeline.artifacts import SIDECAR
 
 from .charts import line_chart
-from .page import NONE, clean, details, figure, note, percent, table, tile, tiles
+from .page import NONE, details, figure, note, percent, remark, table, tile, tiles
 from .run import RunFolder, Section
 
 
@@ -66,7 +66,7 @@ def curves(rows: list[dict[str, Any]]) -> str:
         for r in rows
     ]
     every = details("Every epoch", table(("epoch", "loss", "learning rate", "val mIoU"), body, text_columns=0))
-    return f'<div class="pair">{charts}</div><p class="soft small" style="margin-top:10px">{clean(kept)}</p>{every}'
+    return f'<div class="pair">{charts}</div>{remark(kept)}{every}'
 
 
 def _from_whom(run: RunFolder) -> str:
@@ -78,7 +78,7 @@ def _from_whom(run: RunFolder) -> str:
     kl = "KL(student || teacher)" if distil["divergence"] == "student_teacher" else "KL(teacher || student)"
     per = "a pixel" if distil["per"] == "pixel" else "a pixel and class"
     words = f"It learns from the labels and from {who}: the loss has {distil['weight']:g} times {kl}, the mean {per}, in it."
-    return f'<p class="soft small">{clean(words)}</p>'
+    return remark(words)
 
 
 TEACHER: Section = ("teacher", "Teacher", teacher)

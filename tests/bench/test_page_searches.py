@@ -11,7 +11,7 @@ from edgesmith.bench.page_searches import Setting, compare_searches
 from edgesmith.pipeline.reports.compare import Measured, TableCheck
 from tests.pipeline.reports.test_fasterseg import make_taught_run, whole
 from tests.pipeline.reports.test_html import Parsed
-from tests.pipeline.reports.test_search import make_search, make_searched_run
+from tests.pipeline.reports.test_squeezenas import make_search, make_searched_run
 
 
 @pytest.fixture(scope="module")

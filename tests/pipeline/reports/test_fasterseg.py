@@ -15,13 +15,14 @@ from edgesmith.models.arch import Arch, FasterSeg
 from edgesmith.pipeline.artifacts import content_digest
 from edgesmith.pipeline.reports.html import SEARCHES, SECTIONS, write_report
 from edgesmith.pipeline.reports.lines import Bands, Choice, Line, bands, lines
-from edgesmith.pipeline.reports.run import METHODS, Found, RunFolder
+from edgesmith.pipeline.reports.run import METHODS, RunFolder
+from edgesmith.pipeline.reports.searches import Found
 from edgesmith.pipeline.search.fasterseg_derive import pruned
 from edgesmith.pipeline.search.fasterseg_space import OPERATORS, Space
 from edgesmith.pipeline.show import describe
 from tests.pipeline.cosearch import HW, PRETRAIN, SEARCH, make_cosearch
 from tests.pipeline.reports.test_html import Parsed, make_run, write
-from tests.pipeline.reports.test_search import make_searched_run
+from tests.pipeline.reports.test_squeezenas import make_searched_run
 
 EXTRA = ["search", "probabilities", "sensitivity", "collapse", "found"]
 
@@ -83,7 +84,7 @@ def test_a_run_with_a_fasterseg_search_and_a_teacher_has_their_sections(runs: tu
 
 def test_the_course_says_what_was_found_and_lists_every_epoch(runs: tuple[Path, Path]) -> None:
     said = report_of(runs[0]).text["search"]
-    search = RunFolder(runs[0]).cosearch
+    search = RunFolder(runs[0]).fasterseg
     student = search.chosen("student")
     assert student is not None
     assert f"{student.latency:.4g} ms" in said
@@ -120,7 +121,7 @@ def page_of(run: Path) -> str:
 def test_probabilities_of_every_cell_are_drawn_over_the_epochs(runs: tuple[Path, Path]) -> None:
     text = write_report(runs[0]).read_text()
     section = text[text.index('<section id="probabilities">') : text.index('<section id="sensitivity">')]
-    space = RunFolder(runs[0]).cosearch.space
+    space = RunFolder(runs[0]).fasterseg.space
     cells = sum(space.cells(s) for s in range(3))
     titles = re.findall(r"<title>(α at 1/\d+, layer \d+): [^<]*</title>", section)
     assert len(titles) == 2 * cells * len(OPERATORS)  # of student and teacher
@@ -145,7 +146,7 @@ def test_table_2_stands_beside_the_papers(runs: tuple[Path, Path]) -> None:
 def test_the_collapse_shows_every_evaluated_network_and_the_other_search_below(runs: tuple[Path, Path]) -> None:
     alone, both = report_of(runs[0]), report_of(runs[0], (runs[1],))
     assert whole(both)
-    search = RunFolder(runs[0]).cosearch
+    search = RunFolder(runs[0]).fasterseg
     found = search.course("student")
     assert [len(row) for row in found.values()] == [SEARCH] * 3
     epoch, first = found[2, 1][0]
@@ -185,7 +186,7 @@ def test_searches_whose_costs_are_of_other_things_have_axes_of_their_own(
 def test_the_found_networks_are_drawn_and_counted(runs: tuple[Path, Path]) -> None:
     page = report_of(runs[0])
     said = page.text["found"]
-    search = RunFolder(runs[0]).cosearch
+    search = RunFolder(runs[0]).fasterseg
     assert said.count("chosen") == 3  # two rows, and the sentence
     for found in search.networks:
         assert f"{found.latency:.4f}" in said
@@ -204,7 +205,7 @@ def test_the_teachers_section_says_what_it_is_and_how_it_learnt(runs: tuple[Path
 
 def test_the_estimate_of_the_search_is_held_against_the_measured_latency(runs: tuple[Path, Path]) -> None:
     said = report_of(runs[0]).text["speed"]
-    student = RunFolder(runs[0]).cosearch.chosen("student")
+    student = RunFolder(runs[0]).fasterseg.chosen("student")
     measured = read_json(runs[0] / "validation" / "validation.json")["latency_ms"]["engine"]["p50"]
     assert student is not None
     assert f"sum {student.latency:.3f} ms, measured {measured:.3f} ms" in said
@@ -266,7 +267,7 @@ def test_a_search_of_a_method_that_is_not_known_is_said_to_be_so(run: Path) -> N
 
 def test_a_network_before_its_training_is_the_chosen_student(tmp_path: Path) -> None:
     make_cosearch(tmp_path / "only")
-    student = RunFolder(tmp_path / "only").cosearch.chosen("student")
+    student = RunFolder(tmp_path / "only").fasterseg.chosen("student")
     assert student is not None
     assert RunFolder(tmp_path / "only").arch == student.arch
     assert whole(report_of(tmp_path / "only"))
@@ -282,14 +283,14 @@ def settle(run: Path, arch: Arch, budget: float | None = None) -> None:
 def not_chosen(run: Path, net: str) -> Found:
     """A network that the search itself did not choose."""
     scales = read_json(run / "search" / "search.json")["chosen"][net]
-    return next(f for f in RunFolder(run).cosearch.networks if f.net == net and list(f.scales) != scales)
+    return next(f for f in RunFolder(run).fasterseg.networks if f.net == net and list(f.scales) != scales)
 
 
 def test_the_network_that_was_chosen_within_a_budget_is_the_reports(run: Path) -> None:
     other = not_chosen(run, "student")
     settle(run, other.arch, 1.01 * other.latency)
     said = report_of(run).text
-    assert RunFolder(run).cosearch.chosen("student") == other
+    assert RunFolder(run).fasterseg.chosen("student") == other
     assert f"{other.latency:.4g} ms" in said["search"]
     assert f"{other.branches}; mIoU" in said["search"]
     assert f"{other.branches}, chosen" in said["collapse"]
@@ -301,13 +302,13 @@ def test_a_teacher_that_is_the_runs_network_is_drawn_where_that_is(run: Path) ->
     other = not_chosen(run, "teacher")
     settle(run, other.arch)
     said = report_of(run).text["found"]
-    assert RunFolder(run).cosearch.chosen("teacher") == other
+    assert RunFolder(run).fasterseg.chosen("teacher") == other
     assert f"Teacher, branches to {other.branches}: drawn under Network" in said
     assert "drawn under Teacher" in said  # the one that it learnt from
 
 
 def test_a_pruned_teacher_that_was_trained_is_found_in_the_report(run: Path) -> None:
-    search = RunFolder(run).cosearch
+    search = RunFolder(run).fasterseg
     teacher = search.chosen("teacher")
     assert teacher is not None
     assert isinstance(teacher.arch, FasterSeg)

@@ -1,4 +1,4 @@
-"""The search in a report: its course over the epochs, the probabilities that it ended with, the networks that it sampled."""
+"""A SqueezeNAS search in a report: its course, the probabilities that it ended with, the networks that it sampled."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from typing import Any
 from edgesmith.pipeline.search.squeezenas_space import NAMES
 
 from .charts import line_chart
-from .page import NONE, clean, details, figure, note, number, percent, table, tile, tiles
+from .page import NONE, clean, details, figure, note, number, percent, remark, table, tile, tiles
 from .plots import Point, Series, candidate_map, scatter
-from .run import RunFolder, Search, Section, candidates
-
-RESOURCES = {"macs": "MACs", "params": "parameters", "activations": "activation bytes", "latency": "latency"}
-"""The resources of a search in words."""
+from .run import RunFolder, Section
+from .searches import SqueezeNasResult, candidates
 
 
 def course(run: RunFolder) -> str:
     """Entropy, temperature, expected cost and loss over the epochs."""
-    s, rows = run.search, run.search.epochs
+    s, rows = run.squeezenas, run.squeezenas.epochs
     target = s.summary["target"]
     charts = ""
     for key, name, unit in (
@@ -32,7 +30,7 @@ def course(run: RunFolder) -> str:
         charts += figure(line_chart(points, "epoch", name, [("last", len(rows) - 1)], unit, level))
     pressed = "all of the cost counts" if target is None else f"what is above {target:.4g} {s.unit} counts"
     words = (
-        f"Space {s.summary['space']}, sparing with {RESOURCES.get(s.resource, s.resource)}: the loss is cross-entropy + "
+        f"Space {s.summary['space']}, sparing with {s.resource_words}: the loss is cross-entropy + "
         f"{s.summary['alpha']:g} a {s.unit} of expected cost, of which {pressed}. The entropy is the mean over the blocks: "
         f"{math.log(len(NAMES)):.2f} nats when all {len(NAMES)} candidates are alike, 0 when the network is settled."
     )
@@ -43,20 +41,17 @@ def course(run: RunFolder) -> str:
     ]
     head = ("epoch", "loss", "cross-entropy", f"expected cost, {s.unit}", "entropy, nats", "temperature", "alive", "removed")
     every = details("Every epoch", table(head, body, text_columns=0))
-    return (
-        f'{_headline(s)}<div class="pair" style="margin-top:18px">{charts}</div>'
-        f'<p class="soft small" style="margin-top:10px">{clean(words)}</p>{every}'
-    )
+    return f'{_headline(s)}<div class="pair" style="margin-top:18px">{charts}</div>{remark(words)}{every}'
 
 
-def _headline(s: Search) -> str:
+def _headline(s: SqueezeNasResult) -> str:
     last, blocks = s.epochs[-1], len(s.space)
     failed = len(s.samples) - len(s.scored)
     by = ", by its table" if s.resource == "latency" else ""
     items = []
     if s.chosen is not None:
         items += [
-            tile("Found network", f"{s.chosen['cost']:.4g}", s.unit, f"{RESOURCES.get(s.resource, s.resource)}{by}"),
+            tile("Found network", f"{s.chosen['cost']:.4g}", s.unit, f"{s.resource_words}{by}"),
             tile("Its mIoU in the supernet", f"{100 * s.chosen['val_miou']:.1f}", "%", "on the val split, before training"),
         ]
     front = f"{sum(row['on_front'] for row in s.scored)} on the front"
@@ -70,7 +65,7 @@ def _headline(s: Search) -> str:
 
 def probabilities(run: RunFolder) -> str:
     """Which candidates each block is left with."""
-    s = run.search
+    s = run.squeezenas
     p, removed = s.summary["probabilities"], s.removed
     chosen = None if s.chosen is None else candidates(s.chosen)
     caption = (
@@ -90,7 +85,7 @@ def probabilities(run: RunFolder) -> str:
 
 def pareto(run: RunFolder) -> str:
     """The networks that were sampled: what they cost, how good they are in the supernet, which one was taken."""
-    s = run.search
+    s = run.squeezenas
     if not s.scored:
         return note("None of the sampled networks could be evaluated.")
 
@@ -105,7 +100,7 @@ def pareto(run: RunFolder) -> str:
         Series("most probable network", "hoop", points(likeliest)),
     ]
     limit = None if run.budget is None else (f"budget {run.budget:.4g} {s.unit}", run.budget)
-    x_name = s.unit if s.resource == "params" else f"{RESOURCES.get(s.resource, s.resource)}, {s.unit}"
+    x_name = s.unit if s.resource == "params" else f"{s.resource_words}, {s.unit}"
     chart = scatter(series, x_name, "mIoU in the supernet, %", size=(720, 380), limit=limit)
     words = (
         "Each point is a network drawn from the final probabilities, evaluated with the supernet's weights on the val split. "
@@ -130,9 +125,9 @@ def _about(row: dict[str, Any], unit: str) -> str:
     )
 
 
-SEARCH_SECTIONS: list[Section] = [
+SQUEEZENAS_SECTIONS: list[Section] = [
     ("search", "Search", course),
     ("probabilities", "Candidates by block", probabilities),
     ("pareto", "Sampled networks", pareto),
 ]
-"""Sections of a run that searched."""
+"""Sections of a run that searched by SqueezeNAS."""

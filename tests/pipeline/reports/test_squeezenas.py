@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from edgesmith.deploy.files import read_json
 from edgesmith.models.arch import Segmentation, SqueezeNas
 from edgesmith.models.cost import macs, params
-from edgesmith.pipeline.reports import run as report_run
+from edgesmith.pipeline.reports import searches
 from edgesmith.pipeline.reports.compare import Measured, TableCheck, device_charts, table_chart
 from edgesmith.pipeline.reports.html import SECTIONS, write_report
 from edgesmith.pipeline.reports.run import RunFolder
@@ -177,7 +177,7 @@ def test_the_course_says_where_it_ended_and_lists_every_epoch(runs: tuple[Path, 
 
 def test_candidates_show_probability_removal_and_the_found_network(runs: tuple[Path, Path]) -> None:
     text = write_report(runs[0]).read_text()
-    search = RunFolder(runs[0]).search
+    search = RunFolder(runs[0]).squeezenas
     titles = re.findall(r"<title>(block \d+, [^<]*)</title>", text)
     cells = [t for t in titles if re.match(r"block \d+, (k\d|skip)", t)]
     assert len(cells) == 20 * 13
@@ -194,7 +194,7 @@ def test_the_pareto_plot_shows_every_network_the_front_the_found_and_the_most_pr
     for folder, unit in zip(runs, ("GMAC", "ms"), strict=True):
         text = write_report(folder).read_text()
         section = text[text.index('<section id="pareto">') : text.index('<section id="networks">')]
-        search = RunFolder(folder).search
+        search = RunFolder(folder).squeezenas
         on_front = sum(row["on_front"] for row in search.samples)
         assert section.count('class="dot"') == SAMPLES - on_front + 1  # one in the legend
         assert section.count('class="fill"') == on_front + 1
@@ -259,7 +259,7 @@ def test_networks_of_two_searches_stand_below_each_other(runs: tuple[Path, Path]
 
 def test_the_table_sum_is_held_against_the_measured_latency(runs: tuple[Path, Path]) -> None:
     own = report_of(runs[1]).text["speed"]
-    search = RunFolder(runs[1]).search
+    search = RunFolder(runs[1]).squeezenas
     assert search.chosen is not None
     measured = read_json(runs[1] / "validation" / "validation.json")["latency_ms"]["engine"]["p50"]
     assert f"{search.chosen['cost']:.2f}" in own
@@ -378,7 +378,7 @@ def test_the_made_up_search_has_the_fields_of_a_real_one(tmp_path: Path, monkeyp
 
     small = space("small")
     macro = dataclasses.replace(small.macro, blocks=tuple(small.macro.blocks[i] for i in (0, 4, 8)), low_level_block=1)
-    for module in (squeezenas, squeezenas_loop, report_run):
+    for module in (squeezenas, squeezenas_loop, searches):
         monkeypatch.setattr(module, "space", lambda name: Space("small", macro))
     stage = squeezenas.SqueezeNasSearch(
         data=Data("street", frame_hw=HW, train_frames=4, val_frames=2, test_frames=1),
