@@ -187,14 +187,14 @@ class FasterSegSearch:
         return tuple(scales for scales in self.space.choices() if self.space.layers >= LAYERS_FOR_SCALE[max(scales)])
 
     @cached_property
-    def splits(self) -> dict[str, str]:
+    def split_digests(self) -> dict[str, str]:
         """Digests of the frames and masks that the search learns from and is evaluated on."""
         return {} if self.data is None else {name: splits_digest(self.data, (name,)) for name in ("train", "val")}
 
     @property
     def environment(self) -> dict[str, str]:
         """What the result depends on beside the configuration: the frames of the splits, the table, earlier pretraining."""
-        found = dict(self.splits)
+        found = dict(self.split_digests)
         if self.table is not None:
             found["table"] = self._table.digest
         if self.pretrained is not None:
@@ -249,7 +249,7 @@ class FasterSegSearch:
                 f"search.pretrained: {folder} was made by another version of the search than {self.version}, and its supernet "
                 "may have been another; do the pretraining again"
             )
-        if self.data is not None and summary["train_split"] != self.splits["train"]:
+        if self.data is not None and summary["train_split"] != self.split_digests["train"]:
             raise ValueError(
                 f"search.pretrained: {folder} learnt from another train split than that of search.data; these weights may have "
                 "seen the architecture's half of this one; do the pretraining on it"

@@ -366,7 +366,7 @@ def _write(folder: Path, searching: Searching, history: list[dict[str, Any]], ne
         "unit": searching.costs.unit,
         "input_hw": list(searching.costs.input_hw),
         "classes": searching.task.classes,
-        "train_split": search.splits["train"],
+        "train_split": search.split_digests["train"],
         "decoupled": search.decoupled,
         "latency_weights": searching.latency_weights,
         "sensitivity": dataclasses.asdict(searching.sensitivity),

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import FILE, json_option, require_writable, show_result
 
 if TYPE_CHECKING:
-    from edgesmith.pipeline.search.fasterseg_derive import Target
+    from edgesmith.pipeline.search.fasterseg_derive import Outcome, Rule, Target
     from edgesmith.pipeline.search.fasterseg_space import Scales, Score
 
-NETS = ("student", "teacher", "pruned_teacher")  # fasterseg_derive.OUTCOMES, whose module --help need not load
+OUTCOMES = ("student", "teacher", "pruned_teacher")  # fasterseg_derive's, whose module --help need not load
 
 
 class ScalesType(click.ParamType):  # type: ignore[type-arg]  # older click has no type argument
@@ -38,13 +38,7 @@ def derive() -> None:
 
 @derive.command("fasterseg")
 @click.option("--logits", type=FILE, required=True, metavar="JSON", help="Architecture logits of a search.")
-@click.option(
-    "--net",
-    type=click.Choice(NETS),
-    default="student",
-    show_default=True,
-    help="Which network.",
-)
+@click.option("--net", type=click.Choice(OUTCOMES), default="student", show_default=True, help="Which network.")
 @click.option("--rule", type=click.Choice(("paper", "replay")), default="paper", show_default=True, help="See above.")
 @click.option("--scales", type=ScalesType(), help="Last rates of the branches. Default: the best that the file has scores of.")
 @click.option("--target", type=float, metavar="T", help="T of Eq. 5, in the unit of the file's latencies.")
@@ -55,8 +49,8 @@ def derive() -> None:
 @json_option
 def derive_fasterseg(
     logits: Path,
-    net: Literal["student", "teacher", "pruned_teacher"],
-    rule: Literal["paper", "replay"],
+    net: Outcome,
+    rule: Rule,
     scales: tuple[int, ...] | None,
     target: float | None,
     alpha: float | None,

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-# Prints each event as a line, so that the parent can kill at a known place, and waits for the parent to read it: the events
-# of a stage that takes milliseconds would else be read when it is long over.
+from tests.stopping import finish, run_and_kill
+
 DRIVER = """
 import json, sys
 from pathlib import Path
@@ -33,44 +30,17 @@ def digests(folder: Path) -> dict[str, str]:
     return {name: json.loads((folder / name / "artifact.json").read_text())["digest"] for name in made}
 
 
-def run_and_kill(recipe: Path, folder: Path, stage: str, event: str, count: int, delay_s: float) -> bool:
-    """Start the run and SIGKILL it `delay_s` after it goes on from the count-th `event` of `stage`.
-
-    False when it ended before that.
-    """
-    command = [sys.executable, "-c", DRIVER, str(recipe), str(folder)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, text=True, **pipes) as child:  # type: ignore[call-overload]
-        for line in child.stdout:
-            seen = json.loads(line)
-            child.stdin.write("go on\n")
-            child.stdin.flush()
-            count -= seen.get("stage") == stage and seen["event"] == event
-            if count == 0:
-                time.sleep(delay_s)
-                child.send_signal(signal.SIGKILL)
-                break
-        child.stdout.read()
-    return bool(child.returncode == -signal.SIGKILL)
-
-
-def finish(recipe: Path, folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(recipe), str(folder)],
-        input="go on\n" * 1000,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def check(recipe: Path, undisturbed: Path, folder: Path, kills: list[tuple[str, str, int, float]]) -> None:
     """Each of `kills`, (stage, event, count, delay in seconds), must happen; what the last restart makes must be the same."""
     for stage, event, count, delay_s in kills:
-        assert run_and_kill(recipe, folder, stage, event, count, delay_s), f"{stage} ended before it was killed"
+
+        def sought(seen: dict[str, Any], stage: str = stage, event: str = event) -> bool:
+            return seen.get("stage") == stage and seen["event"] == event
+
+        killed = run_and_kill(DRIVER, [str(recipe), str(folder)], sought, count, delay_s)
+        assert killed, f"{stage} ended before it was killed"
         assert not (folder / stage / "artifact.json").exists(), f"{stage} was finished when the kill came"
-    finish(recipe, folder)
+    finish(DRIVER, [str(recipe), str(folder)])
     assert digests(folder) == digests(undisturbed)
     assert not list(folder.glob(".*.tmp"))
     assert not list(folder.glob(".*.old"))

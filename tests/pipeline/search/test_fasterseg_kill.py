@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.stopping import finish, run_and_kill
 
 SEARCH = """
 method: fasterseg
@@ -24,7 +22,6 @@ recalibrate: 2
 device: cpu
 checkpoint_seconds: 0.000001
 """
-# Prints each event as a line and waits for the parent to read it, so that the parent can kill at a known place.
 DRIVER = """
 import json, sys
 from pathlib import Path
@@ -43,50 +40,12 @@ def digest(folder: Path) -> str:
     return str(json.loads((folder / "out" / "artifact.json").read_text())["digest"])
 
 
-def run_and_kill(search: Path, folder: Path, phase: str | None, event: str, count: int, delay_s: float) -> bool:
-    """Start the search and SIGKILL it `delay_s` after it goes on from the count-th `event` of `phase`.
-
-    False when it ended before that.
-    """
-    with subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(search), str(folder)],
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        for line in child.stdout:
-            seen = json.loads(line)
-            child.stdin.write("go on\n")
-            child.stdin.flush()
-            count -= seen == {"event": event, "phase": phase}
-            if count == 0:
-                time.sleep(delay_s)
-                child.send_signal(signal.SIGKILL)
-                break
-        child.stdout.read()
-    return child.returncode == -signal.SIGKILL
-
-
-def finish(search: Path, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(search), str(folder)],
-        input="go on\n" * 1000,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return digest(folder)
-
-
 @pytest.mark.slow
 def test_killed_in_both_phases_and_while_networks_are_evaluated(tmp_path: Path) -> None:
     search = tmp_path / "search.yaml"
     search.write_text(SEARCH)
-    undisturbed = finish(search, tmp_path / "undisturbed")
+    finish(DRIVER, [str(search), str(tmp_path / "undisturbed")])
+    undisturbed = digest(tmp_path / "undisturbed")
     for seed in range(3):
         rng = random.Random(seed)
         places: list[tuple[str | None, str, int]] = [
@@ -97,7 +56,10 @@ def test_killed_in_both_phases_and_while_networks_are_evaluated(tmp_path: Path) 
         ]
         folder = tmp_path / str(seed)
         for phase, event, count in places:
-            assert run_and_kill(search, folder, phase, event, count, rng.uniform(0, 0.1)), f"it ended before {phase} {event}"
+            sought = {"event": event, "phase": phase}
+            killed = run_and_kill(DRIVER, [str(search), str(folder)], sought.__eq__, count, rng.uniform(0, 0.1))
+            assert killed, f"it ended before {phase} {event}"
             assert not (folder / "out").exists()
-        assert finish(search, folder) == undisturbed
+        finish(DRIVER, [str(search), str(folder)])
+        assert digest(folder) == undisturbed
         assert not list(folder.glob(".*.tmp"))

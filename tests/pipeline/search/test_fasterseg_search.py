@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from edgesmith.pipeline.stage import configuration, stage_key
 from edgesmith.pipeline.training.checkpoint import Progress
 from edgesmith.pipeline.training.loader import Batch, Batches
 from edgesmith.pipeline.training.optim import Optim
+from tests.stopping import stopping_at
 
 STREET = Data("street", frame_hw=(64, 96), train_frames=9, val_frames=3, test_frames=2)
 TINY_SPACE = Space(5, ("skip", "conv", "zoomed_conv_x2"), (1, 2), 2, 1, 2)
@@ -81,17 +81,6 @@ def batch(seed: int = 0) -> Batch:
 
 def both() -> tuple[Batch, Batch]:
     return batch(0), batch(1)
-
-
-def stopping_at(event: str, count: int) -> Callable[..., None]:
-    """A log that stops the search at the count-th `event`, as Ctrl-C would."""
-    seen = itertools.count(1)
-
-    def log(heard: str, **fields: Any) -> None:
-        if heard == event and next(seen) == count:
-            raise KeyboardInterrupt
-
-    return log
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ from edgesmith.pipeline.stage import stage_key
 from edgesmith.pipeline.training.checkpoint import Progress
 from edgesmith.pipeline.training.loader import Batch, Batches
 from tests.pipeline.search.plain_supernet import path_logits
+from tests.stopping import stopping_at
 
 STREET = Data("street", frame_hw=(64, 96), train_frames=12, val_frames=3, test_frames=2)
 TINY = SqueezeNasSearch(
@@ -75,17 +76,6 @@ def searching(**changes: Any) -> Searching:
 def batch(seed: int = 0) -> Batch:
     assert TINY.data is not None
     return next(Batches(open_split(TINY.data, "train"), TINY.augment, TINY.batch, seed).epoch(0))
-
-
-def stopping_at(event: str, count: int) -> Any:
-    """A log that stops the search at the count-th `event`, as Ctrl-C would."""
-    seen = itertools.count(1)
-
-    def log(heard: str, **fields: Any) -> None:
-        if heard == event and next(seen) == count:
-            raise KeyboardInterrupt
-
-    return log
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from edgesmith.pipeline.training.device import Placement
 from edgesmith.pipeline.training.fit import Trainer
 from edgesmith.pipeline.training.loader import Batch, Batches
 from edgesmith.pipeline.training.optim import Optim
+from tests.stopping import stopping_at
 
 STREET = Data("street", frame_hw=(64, 96), train_frames=12, val_frames=2, test_frames=2)
 TINY = Train(
@@ -44,19 +45,6 @@ def arch(tmp_path: Path) -> Architecture:
     return Derive("zoo:squeezenas-lat-small")(Slot(tmp_path / "arch"))
 
 
-def stopping_at(step: int) -> Any:
-    """A log that stops the training after so many steps, as Ctrl-C would."""
-    seen = 0
-
-    def log(event: str, **fields: Any) -> None:
-        nonlocal seen
-        seen += event == "step"
-        if seen == step:
-            raise KeyboardInterrupt
-
-    return log
-
-
 @pytest.mark.parametrize("change", [{}, {"optim": Optim("adamw", lr=1e-3), "ema": None}, {"precision": "bf16", "loss": "ohem"}])
 def test_a_stopped_training_goes_on_to_the_same_weights_bit_for_bit(
     arch: Architecture, tmp_path: Path, change: dict[str, Any]
@@ -66,7 +54,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights_bit_for_bit(
     scratch = tmp_path / "scratch"
     for step in (2, 3):
         with pytest.raises(KeyboardInterrupt):
-            train(arch, Slot(tmp_path / "parts", "key", scratch, stopping_at(step)))
+            train(arch, Slot(tmp_path / "parts", "key", scratch, stopping_at("step", step)))
     parts = train(arch, Slot(tmp_path / "parts", "key", scratch))
     assert parts.digest == whole.digest
 
@@ -93,7 +81,7 @@ def test_the_moving_average_forgets_where_a_short_training_began() -> None:
 def test_a_checkpoint_of_another_training_is_not_taken_up(arch: Architecture, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     with pytest.raises(KeyboardInterrupt):
-        TINY(arch, Slot(tmp_path / "a", "one key", scratch, stopping_at(4)))
+        TINY(arch, Slot(tmp_path / "a", "one key", scratch, stopping_at("step", 4)))
     events: list[str] = []
     TINY(arch, Slot(tmp_path / "b", "another key", scratch, lambda event, **fields: events.append(event)))
     assert "resumed" not in events
@@ -101,7 +89,7 @@ def test_a_checkpoint_of_another_training_is_not_taken_up(arch: Architecture, tm
 
 def test_going_on_in_another_place_is_said(arch: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def remarks() -> list[str]:
-        seen, stop = [], stopping_at(2)
+        seen, stop = [], stopping_at("step", 2)
 
         def log(event: str, **fields: Any) -> None:
             seen.extend([fields["text"]] if event == "remark" else [])
@@ -120,12 +108,12 @@ def test_going_on_in_another_place_is_said(arch: Architecture, tmp_path: Path, m
 def test_what_a_kill_left_of_a_checkpoint_half_written_is_cleared(arch: Architecture, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     with pytest.raises(KeyboardInterrupt):
-        TINY(arch, Slot(tmp_path / "w", "key", scratch, stopping_at(4)))
+        TINY(arch, Slot(tmp_path / "w", "key", scratch, stopping_at("step", 4)))
     (checkpoint,) = scratch.iterdir()
     half = scratch / f".{checkpoint.name}.abcd1234.tmp"
     half.write_bytes(b"half")
     with pytest.raises(KeyboardInterrupt):
-        TINY(arch, Slot(tmp_path / "w", "key", scratch, stopping_at(1)))
+        TINY(arch, Slot(tmp_path / "w", "key", scratch, stopping_at("step", 1)))
     assert [path.name for path in scratch.iterdir()] == [checkpoint.name]
 
 
@@ -165,7 +153,7 @@ def test_a_loss_that_is_not_finite_stops_too(arch: Architecture, tmp_path: Path,
 def test_a_damaged_checkpoint_is_moved_aside_and_said(arch: Architecture, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     with pytest.raises(KeyboardInterrupt):
-        TINY(arch, Slot(tmp_path / "a", "key", scratch, stopping_at(4)))
+        TINY(arch, Slot(tmp_path / "a", "key", scratch, stopping_at("step", 4)))
     (scratch / "checkpoint-key.safetensors").write_bytes(b"damaged")
     seen: list[str] = []
     TINY(arch, Slot(tmp_path / "a", "key", scratch, lambda event, **fields: seen.append(event)))
