@@ -66,8 +66,11 @@ class Artifact:
     @property
     def strays(self) -> list[str]:
         """Files that lie in the folder and are not its stage's; none where one of the stage's own is not as it was written."""
-        known, now = self.sidecar.get("files", {}), file_digests(self.path)
-        return sorted(now.keys() - known.keys()) if known.items() <= now.items() else []
+        with contextlib.suppress(ValueError):
+            known, now = self.sidecar.get("files", {}), file_digests(self.path)
+            if known and known.items() <= now.items():
+                return sorted(now.keys() - known.keys())
+        return []
 
     def copy_to(self, folder: Path) -> None:
         """Copy the payload into the empty `folder`. Raises ValueError when what arrives is not what its stage wrote."""

@@ -133,40 +133,51 @@ class Pipeline:
     def set_aside(self, artifact: Artifact) -> None:
         """Move what lies in an artifact's place out of the way, damaged or not: it may have taken days.
 
-        With it goes what was made of it, so that the folder never holds one recipe's network and another's bundle; all of it
-        comes back by its key. Raises ValueError where files that no stage wrote lie in a whole artifact.
+        What was made of it goes first, so that the folder never holds one recipe's network and another's bundle, after a kill
+        neither; all of it comes back by its key. Raises ValueError, and moves nothing, where one of them, whole itself, holds
+        files that no stage wrote.
         """
         if not (artifact.path / SIDECAR).is_file():
             return
-        name, why, descendants = artifact.path.name, {}, []
+        moved = [*self._made_of(artifact), artifact]
+        for one in moved:
+            if strays := one.strays:
+                raise ValueError(f"{one.path} holds {', '.join(strays)}, which no stage wrote; move that elsewhere")
+        for one in moved:
+            self._move(one)
+
+    def _move(self, artifact: Artifact) -> None:
+        name, why = artifact.path.name, {}
         try:
-            strays, descendants = artifact.strays, self._made_of(artifact.sidecar["digest"])
-            if not strays:
-                artifact.check()
+            artifact.check()
             version = artifact.sidecar["key"][:12]
         except ValueError as e:
             version, why = "damaged", {"why": str(e)}
-        else:
-            if strays:
-                raise ValueError(f"{artifact.path} holds {', '.join(strays)}, which no stage wrote; move that elsewhere")
         places = (self.folder / "replaced" / f"{name}-{version}-{i}" for i in itertools.count(1))
         kept = next(place for place in places if not place.exists())
         kept.parent.mkdir(exist_ok=True)
         artifact.path.rename(kept)
         self.log("damaged" if why else "kept", stage=name, earlier=str(kept), **why)
-        for descendant in descendants:
-            self.set_aside(descendant)
 
-    def _made_of(self, digest: str) -> list[Artifact]:
-        """The artifacts of the run folder that have one of content `digest` among their parents."""
-        kinds = {k.kind: k for k in KINDS}
-        found = []
-        for path in sorted(p.parent for p in self.folder.glob(f"*/{SIDECAR}")):
+    def _made_of(self, artifact: Artifact) -> list[Artifact]:
+        """The run folder's artifacts that `artifact` went into, directly or not, each before what it was made of."""
+        kinds, sidecars = {k.kind: k for k in KINDS}, {}
+        for path in sorted(self.folder.glob(f"[!.]*/{SIDECAR}")):
             with contextlib.suppress(ValueError):
-                sidecar = Artifact(path).sidecar
-                if sidecar["kind"] in kinds and digest in (p["digest"] for p in sidecar.get("parents", [])):
-                    found.append(kinds[sidecar["kind"]](path))
-        return found
+                sidecars[path.parent] = Artifact(path.parent).sidecar
+        found: dict[Path, Artifact] = {}
+        seen = {artifact.path}
+
+        def visit(path: Path) -> None:
+            for other, sidecar in sidecars.items():
+                if other not in seen and sidecar["kind"] in kinds and _went_into(sidecars[path], sidecar):
+                    seen.add(other)
+                    visit(other)
+                    found[other] = kinds[sidecar["kind"]](other)
+
+        if artifact.path in sidecars:
+            visit(artifact.path)
+        return list(found.values())
 
     def _replaced(self, name: str, version: str) -> list[Path]:
         """What was set aside of a stage: of the first letters of a key, or "damaged"."""
@@ -178,6 +189,12 @@ class Pipeline:
 
         scratch = self.folder / ".scratch" / name / key[:12]  # a key's own: the checkpoints of others stay
         return Slot(self.folder / name, key, scratch, log, _made_by(stage))
+
+
+def _went_into(sidecar: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether the artifact of `sidecar`, as it is or was before engines were added, is a parent of that of `other`."""
+    parents = {p.get("digest") for p in other.get("parents", []) if isinstance(p, dict)}
+    return not parents.isdisjoint({sidecar["digest"], *sidecar.get("was", [])})
 
 
 def is_current(artifact: Artifact, key: str) -> bool:

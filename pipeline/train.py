@@ -170,10 +170,11 @@ class Train:
     val_every: int = 1
     """Epochs between validations; the last epoch is always validated."""
     keep: Literal["best", "last"] = "best"
-    """Which epoch's weights go on to the next stage; both are kept."""
+    """Which epoch's weights go on to the next stage; both are kept. The best has the largest mean IoU over the classes that the
+    val split shows."""
     checkpoint_seconds: float = field(default=60.0, metadata={"identity": False})
     """Time between checkpoints within an epoch; each epoch ends with one. Does not change the result."""
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         limits: list[tuple[bool, str, str]] = [

@@ -46,7 +46,9 @@ def _update_sidecar(folder: Path, notes: list[dict[str, Any]]) -> None:
     sidecar, files = read_json(folder / SIDECAR), file_digests(folder)
     new = {note["key"] for note in notes}
     engines = [e for e in sidecar.get("engines", []) if e["key"] not in new and (folder / "engines" / e["key"]).is_dir()]
-    write_json(folder / SIDECAR, {**sidecar, "digest": sha256_json(files), "files": files, "engines": [*engines, *notes]})
+    was = [*sidecar.get("was", []), sidecar["digest"]]  # by which what was made of it still names it
+    now = {"digest": sha256_json(files), "files": files, "was": was, "engines": [*engines, *notes]}
+    write_json(folder / SIDECAR, {**sidecar, **now})
 
 
 @contextmanager

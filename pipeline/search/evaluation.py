@@ -33,7 +33,10 @@ class Evaluation:
     """Size at which the network runs; default each frame's."""
 
     def __call__(self, module: nn.Module, heads: int = 1) -> list[float | None]:
-        """mIoU by each of the heads of `module`, whose batch norm statistics are replaced; None where no pixel is labelled."""
+        """mIoU by each of the heads of `module`, over the classes that the frames show; None where no pixel is labelled.
+
+        Its batch norm statistics are replaced.
+        """
         module = self.placement.module(module)
         if self.calibration:
             recalibrate(module, self.calibration)

@@ -141,7 +141,7 @@ class FasterSegSearch:
     least 2; 0: the training's own."""
     checkpoint_seconds: float = field(default=300.0, metadata={"identity": False})
     """Time between checkpoints within an epoch; each epoch ends with one. Does not change the result."""
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
         low, high = self.fps_band or (1.0, 2.0)

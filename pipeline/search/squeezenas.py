@@ -102,7 +102,7 @@ class SqueezeNasSearch:
     at least 2; 0: the supernet's."""
     checkpoint_seconds: float = field(default=60.0, metadata={"identity": False})
     """Time between checkpoints within an epoch; each epoch ends with one. Does not change the result."""
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         hot, cold = self.temperature

@@ -33,7 +33,8 @@ def calibrate(
 
     Ranges come from the training split; what INT8 costs is measured on val, or on training frames that gave no ranges. The
     convolutions that cost most stay in fp16 until mIoU loses no more than --limit-drop. Stopped or killed, the same command
-    goes on. Then: edgesmith build OUT --precision int8 --out BUNDLE.
+    goes on; one that was refused measures nothing again with another limit.
+    Then: edgesmith build OUT --precision int8 --out BUNDLE.
     """
     from edgesmith.calibration.int8 import Calibration
     from edgesmith.deploy.bundle import CALIBRATION

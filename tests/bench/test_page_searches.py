@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from edgesmith.bench.page_searches import Setting, compare_searches
+from edgesmith.bench.page_squeezenas import write_page
+from edgesmith.bench.whole_networks import against_table
 from edgesmith.pipeline.reports.compare import Measured, TableCheck
 from tests.pipeline.reports.test_fasterseg import make_taught_run, whole
 from tests.pipeline.reports.test_html import Parsed
@@ -67,6 +69,24 @@ def test_searches_of_a_study_on_one_page(tmp_path: Path) -> None:
         compare_searches([tmp_path], tmp_path / "page.html")
     with pytest.raises(ValueError, match="at least one"):
         compare_searches([], tmp_path / "page.html")
+
+
+def test_the_page_of_the_squeezenas_study_shows_what_is_done(tmp_path: Path) -> None:
+    folders, out = [tmp_path / "search-macs", tmp_path / "search-latency"], tmp_path / "page.html"
+    with pytest.raises(SystemExit, match="--page: no search is finished yet"):
+        write_page(folders, [], 10, out)
+    make_search(folders[0], "macs")
+    assert whole(Parsed(write_page(folders, [], 10, out).read_text()))
+    sums = np.linspace(10, 20, 40)
+    network = {"gmacs": 0.25, "params": 290_000, "median_ms": 14.2, "error_ms": 0.1, "table_ms": 13.1}
+    rows = [
+        {"job": "time random networks", **against_table(sums.tolist(), (1.1 * sums + 0.5).tolist(), 10)},
+        {"job": "time the five", "networks": {"MAC-found": network}},
+        *({"job": f"train MAC-found, seed {i}", "network": "MAC-found", "test_miou": 0.3 + 0.1 * i} for i in (0, 1)),
+    ]
+    said = Parsed(write_page(folders, rows, 10, out).read_text()).text["speed"]
+    assert "30 networks, correlation 1.0000" in said
+    assert "35.0" in said
 
 
 def test_searches_of_both_methods_stand_on_one_page(runs: tuple[Path, Path], tmp_path: Path) -> None:

@@ -246,6 +246,16 @@ def test_a_search_at_another_size_takes_target_and_weight_by_the_cost_there() ->
     assert told["latency_weight"] == pytest.approx(own.latency_weight * here / there, rel=0.15)
 
 
+def test_a_squeezenas_search_at_another_size_takes_its_numbers_by_the_cost_there() -> None:
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    told = {k: float(v) for k, v in re.findall(r"--set (search\.target|search\.alpha|derive\.budget)=([\d.]+)", page)}
+    own, network = recipe.read("camvid-squeezenas"), models.zoo("squeezenas-mac-small")
+    assert isinstance(own.search, SqueezeNasSearch)
+    there, here = (cost.macs(network, models.Segmentation(19), hw) for hw in ((720, 1280), (360, 480)))
+    assert told["search.target"] == told["derive.budget"] == pytest.approx(there / 1e9, rel=0.05)
+    assert told["search.alpha"] == pytest.approx(own.search.alpha * here / there, rel=0.05)
+
+
 def test_the_latency_search_of_the_readme_presses_about_as_hard_as_its_recipe() -> None:
     """alpha is a unit of cost's: per GMAC it is another number than per millisecond."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()

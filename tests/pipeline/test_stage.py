@@ -41,6 +41,10 @@ def pipeline(folder: Path, seen: list[str]) -> Pipeline:
     return Pipeline(folder, lambda event, **fields: seen.append(f"{fields['stage']} {event}"))
 
 
+def chain(p: Pipeline, text: str) -> None:
+    p.run("c", Architecture, Write("three"), p.run("b", Architecture, Write("two"), p.run("a", Architecture, Write(text))))
+
+
 def test_a_stage_runs_once_and_again_only_when_its_key_changes(tmp_path: Path) -> None:
     seen: list[str] = []
     p = pipeline(tmp_path, seen)
@@ -52,7 +56,7 @@ def test_a_stage_runs_once_and_again_only_when_its_key_changes(tmp_path: Path) -
     assert seen == ["a up-to-date", "b up-to-date"]
     seen.clear()
     p.run("b", Architecture, Write("two"), p.run("a", Architecture, Write("changed")))
-    assert seen == ["a kept", "b kept", "a start", "a done", "b start", "b done"]
+    assert seen == ["b kept", "a kept", "a start", "a done", "b start", "b done"]
     assert [(d / "text").read_text() for d in sorted((tmp_path / "replaced").iterdir())] == ["one", "two"]
 
 
@@ -99,16 +103,64 @@ def test_what_was_made_of_a_changed_artifact_does_not_stay_beside_the_new_one(tm
     seen: list[str] = []
     p = pipeline(tmp_path, seen)
 
-    def made(text: str) -> None:
-        p.run("c", Architecture, Write("three"), p.run("b", Architecture, Write("two"), p.run("a", Architecture, Write(text))))
-
-    made("one")
+    chain(p, "one")
     p.run("other", Architecture, Write("other"))
     p.run("a", Architecture, Write("changed"))  # and no further, as after a kill
     assert {path.name for path in tmp_path.iterdir()} - {".scratch"} == {"a", "other", "replaced"}
     seen.clear()
-    made("one")
+    chain(p, "one")
     assert seen == ["a kept", "a brought-back", "b brought-back", "c brought-back"]
+
+
+def test_a_kill_between_what_is_set_aside_leaves_no_child_without_its_parent(tmp_path: Path) -> None:
+    chain(pipeline(tmp_path, []), "one")
+
+    def log(event: str, **fields: Any) -> None:
+        if event == "kept":
+            raise KeyboardInterrupt
+
+    for left in ({"a", "b"}, {"a"}):
+        with pytest.raises(KeyboardInterrupt):
+            Pipeline(tmp_path, log).run("a", Architecture, Write("changed"))
+        assert {path.name for path in tmp_path.iterdir() if (path / "artifact.json").is_file()} == left
+
+
+def test_what_was_made_of_a_bundle_before_engines_were_added_goes_with_it(tmp_path: Path) -> None:
+    p = pipeline(tmp_path, [])
+    chain(p, "one")
+    sidecar = read_json(tmp_path / "b" / "artifact.json")
+    write_json(tmp_path / "b" / "artifact.json", {**sidecar, "digest": "another", "was": [sidecar["digest"]]})
+    p.run("a", Architecture, Write("changed"))
+    assert {path.name for path in tmp_path.iterdir() if (path / "artifact.json").is_file()} == {"a"}
+
+
+def test_a_strange_file_further_down_moves_nothing(tmp_path: Path) -> None:
+    p = pipeline(tmp_path, [])
+    chain(p, "one")
+    (tmp_path / "c" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"c holds notes\.txt"):
+        p.run("a", Architecture, Write("changed"))
+    assert not (tmp_path / "replaced").exists()
+
+
+def test_what_a_killed_stage_left_is_no_artifact_that_is_kept(tmp_path: Path) -> None:
+    p = pipeline(tmp_path, [])
+    chain(p, "one")
+    (tmp_path / "c").rename(tmp_path / ".c.abcd1234.tmp")
+    sidecar = read_json(tmp_path / "b" / "artifact.json")
+    write_json(tmp_path / "b" / "artifact.json", {**sidecar, "parents": ["?", *sidecar["parents"]]})
+    p.run("a", Architecture, Write("changed"))
+    assert {path.name.split("-")[0] for path in (tmp_path / "replaced").iterdir()} == {"a", "b"}
+
+
+def test_a_sidecar_without_a_list_of_files_makes_none_of_them_strange(tmp_path: Path) -> None:
+    p = pipeline(tmp_path, [])
+    p.run("a", Architecture, Write())
+    sidecar = read_json(tmp_path / "a" / "artifact.json")
+    del sidecar["files"]
+    write_json(tmp_path / "a" / "artifact.json", sidecar)
+    p.run("a", Architecture, Write("two"))
+    assert len(list((tmp_path / "replaced").glob("a-*"))) == 1
 
 
 def test_strange_files_in_an_artifact_stop_the_run_before_anything_is_made_again(tmp_path: Path) -> None:

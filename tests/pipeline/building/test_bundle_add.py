@@ -58,9 +58,11 @@ def test_engines_of_other_precisions_and_backends_lie_side_by_side(bundle: Path)
 
 
 def test_the_pipelines_sidecar_follows_and_need_not_be_there(bundle: Path) -> None:
+    before = open_artifact(BundleFolder, bundle).digest
     add_engines(bundle, Build(precision="fp16"), silent)
     made = open_artifact(BundleFolder, bundle)
     assert [e["key"] for e in made.sidecar["engines"]] == ["onnxruntime-cpu-fp32", "onnxruntime-cpu-fp16"]
+    assert made.sidecar["was"] == [before]
     (bundle / "artifact.json").unlink()
     add_engines(bundle, Build(), silent)
     assert not (bundle / "artifact.json").exists()
