@@ -78,7 +78,7 @@ def test_another_budget_chooses_again_and_does_not_search_again(searching_run: P
 
     def view(event: str, **fields: Any) -> None:
         seen.append((str(fields.get("stage")), event))
-        if fields.get("stage") == "train":
+        if seen[-1] == ("train", "start"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
