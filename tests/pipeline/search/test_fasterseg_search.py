@@ -93,7 +93,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
 # The stage
 
 
-@pytest.mark.parametrize("place", [("step", 3), ("epoch", 2), ("step", 7), ("job", 3)])
+@pytest.mark.parametrize("place", [("step", 3), pytest.param(("epoch", 2), marks=pytest.mark.slow), ("step", 7), ("job", 3)])
 def test_a_stopped_search_goes_on_to_the_same_result_bit_for_bit(
     result: SearchResult, tmp_path: Path, place: tuple[str, int]
 ) -> None:
